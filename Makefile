@@ -1,0 +1,40 @@
+# What every target does: `make help`. CI calls the same targets (.ci/run).
+
+PY := .venv/bin/python
+
+# Any Python 3 can start the set-up; it then looks for a suitable one, or takes PYTHON=.
+STARTERS := python3 python3.12 python3.11 python3.10 python
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow lint clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@echo '  ARGS="..." goes on to demo, test and test-slow; PYTHON=/path/to/python3.11 to env.'
+
+env: ## make or complete .venv: Detectron2 0.6, PyTorch, axial_d2 (5 GB, once)
+	@for p in "$(PYTHON)" $(STARTERS); do \
+		if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 6))' 2>/dev/null; then \
+			PYTHON="$(PYTHON)" exec "$$p" tools/setup_env.py; \
+		fi; \
+	done; \
+	echo 'make env: no Python 3 found; install Python 3.10, 3.11 or 3.12 (Debian, Ubuntu:' \
+		'apt install python3 python3-venv) or name one: make env PYTHON=/path/to/python3.11' >&2; exit 1
+
+demo: env ## build the demo data set, train on it, evaluate, draw (10 minutes on 2 cores)
+	$(PY) tools/run_demo.py $(ARGS)
+
+test: env ## the test suite
+	$(PY) -m pytest $(ARGS)
+
+test-slow: env ## the tests that train for minutes
+	$(PY) -m pytest -m slow $(ARGS)
+
+lint: env ## ruff (style and format) and mypy (types)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+clean: ## remove caches and build leftovers; keeps .venv, datasets and output
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,89 @@
+"""What can be known to fail before any work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+# Meta-architecture → (config key of its number of classes, which classes of the data set).
+CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
+    "AxialDeepLab": (
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+        lambda cfg: cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        "stuff_classes",
+    ),
+    "GeneralizedRCNN": (
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        lambda cfg: cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        "thing_classes",
+    ),
+    "RetinaNet": (
+        "MODEL.RETINANET.NUM_CLASSES",
+        lambda cfg: cfg.MODEL.RETINANET.NUM_CLASSES,
+        "thing_classes",
+    ),
+}
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Raises ValueError for a config that cannot work with its data sets or this machine."""
+    _check_datasets(cfg)
+    _check_class_counts(cfg)
+    _check_device(cfg)
+
+
+def _check_datasets(cfg: CfgNode) -> None:
+    registered = DatasetCatalog.list()
+    for key in ("TRAIN", "TEST"):
+        unknown = [name for name in cfg.DATASETS[key] if name not in registered]
+        if unknown:
+            raise ValueError(
+                f"DATASETS.{key} names {unknown}, which are not registered. Registered are "
+                f"{sorted(registered)}. Register your own with "
+                "axial_d2.data.register_panoptic_dataset or DATASETS.PANOPTIC."
+            )
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty; name at least one registered data set.")
+
+
+def _check_class_counts(cfg: CfgNode) -> None:
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture not in CLASS_COUNTS:
+        return
+    key, count, attribute = CLASS_COUNTS[architecture]
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        classes = MetadataCatalog.get(name).get(attribute)
+        if classes is not None and len(classes) != count(cfg):
+            raise ValueError(
+                f"{key} is {count(cfg)}, but the data set {name} has {len(classes)} classes "
+                f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}); set {key} to "
+                f"{len(classes)}."
+            )
+
+
+def _check_device(cfg: CfgNode) -> None:
+    device = torch.device(cfg.MODEL.DEVICE)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but this machine shows no GPU; give "
+            "MODEL.DEVICE cpu."
+        )
+    if device.type == "cpu" and comm.get_world_size() > 1:
+        keys = ("MODEL.AXIAL_RESNET.NORM", "MODEL.SEM_SEG_HEAD.NORM", "MODEL.INS_EMBED_HEAD.NORM")
+        synchronised = [
+            key
+            for key, node in zip(
+                keys, (cfg.MODEL.AXIAL_RESNET, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD),
+                strict=True,
+            )
+            if node.NORM == "SyncBN"
+        ]
+        if synchronised:
+            raise ValueError(
+                f"{', '.join(synchronised)} is SyncBN, which PyTorch has on GPUs only; several "
+                "processes on CPUs need naiveSyncBN."
+            )

@@ -1,0 +1,54 @@
+"""From a command line to a frozen config with its data sets registered."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
+
+from axial_d2.config import add_axial_deeplab_config
+from axial_d2.data import register_panoptic_dataset
+
+
+def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
+    """A config from a file and KEY VALUE pairs; its ``DATASETS.PANOPTIC`` get registered.
+
+    Where no GPU is at hand, ``MODEL.DEVICE`` cuda becomes cpu, with a log line.
+
+    Raises:
+        FileNotFoundError: there is no such config file.
+        ValueError: a malformed entry of ``DATASETS.PANOPTIC``.
+        KeyError: a config key that does not exist.
+    """
+    cfg = get_cfg()
+    add_axial_deeplab_config(cfg)
+    if config_file:
+        if "://" not in config_file and not os.path.isfile(config_file):
+            raise FileNotFoundError(
+                f"--config-file {config_file} does not exist; configs/README.md lists the configs."
+            )
+        cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
+        logging.getLogger(__name__).warning("no GPU at hand: MODEL.DEVICE cuda becomes cpu")
+        cfg.MODEL.DEVICE = "cpu"
+    for entry in cfg.DATASETS.PANOPTIC:
+        if len(entry) != 4:
+            raise ValueError(
+                f"DATASETS.PANOPTIC has the entry {entry}; each must be [name, image folder, "
+                "panoptic PNG folder, panoptic JSON]."
+            )
+        register_panoptic_dataset(*entry)
+    return cfg
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line like Detectron2's, frozen; logging and seeds are set up."""
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    default_setup(cfg, args)
+    return cfg

@@ -1,0 +1,117 @@
+"""Detectron2's trainer, also on several CPUs and in bfloat16 there."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+)
+from detectron2.evaluation import DatasetEvaluators
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from axial_d2.data.mapper import NamingMapper, PanopticMapper
+from axial_d2.engine.checkpoint import StrictCheckpointer
+from axial_d2.engine.checks import check_config
+from axial_d2.evaluation import build_evaluators
+from axial_d2.solver import build_lr_scheduler, build_optimizer
+
+# Meta-architecture → the mapper of its training data; others use Detectron2's DatasetMapper.
+TRAINING_MAPPERS = {
+    "AxialDeepLab": PanopticMapper,
+    "PanopticDeepLab": PanopticMapper,
+}
+
+
+class CPUAutocastTrainer(SimpleTrainer):
+    """``SOLVER.AMP`` without a GPU: forward in bfloat16 where that is safe, no loss scaling."""
+
+    def run_step(self) -> None:
+        assert self.model.training, "the model was changed to eval mode"
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss_dict = self.model(data)
+        self.optimizer.zero_grad()
+        sum(loss_dict.values()).backward()
+        self._write_metrics(loss_dict, data_time)
+        self.optimizer.step()
+
+
+class Trainer(DefaultTrainer):
+    """Trains any Detectron2 config; picks mapper, optimizer, schedule and evaluators by table.
+
+    Raises:
+        ValueError: before anything is built, where config, data sets and machine disagree.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        # DefaultTrainer.__init__, but for the CPU's wrapper and trainer and the checkpointer.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        check_config(cfg)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        data_loader = self.build_train_loader(cfg)
+        model = _distributed_model(model)
+        self._trainer = _step_trainer(cfg)(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = StrictCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        mapper_class = TRAINING_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE, DatasetMapper)
+        arguments = {} if mapper_class is PanopticMapper else {"is_train": True}
+        mapper = NamingMapper(mapper_class(cfg, **arguments))
+        return build_detection_train_loader(cfg, mapper=mapper)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluators:
+        return build_evaluators(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+
+def _distributed_model(model: nn.Module) -> nn.Module:
+    if next(model.parameters()).device.type == "cpu":
+        return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+    return create_ddp_model(model, broadcast_buffers=False)
+
+
+def _step_trainer(cfg: CfgNode) -> type[SimpleTrainer]:
+    if not cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer
+    return AMPTrainer if torch.device(cfg.MODEL.DEVICE).type == "cuda" else CPUAutocastTrainer

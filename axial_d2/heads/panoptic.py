@@ -1,0 +1,86 @@
+"""The two branches of Axial-DeepLab: semantic segmentation, and instance centres and offsets."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from detectron2.projects.panoptic_deeplab.panoptic_seg import (
+    INS_EMBED_BRANCHES_REGISTRY,
+    PanopticDeepLabInsEmbedHead,
+    PanopticDeepLabSemSegHead,
+)
+from detectron2.utils import comm
+from torch import Tensor
+
+from axial_d2.heads.decoder import AxialDeepLabDecoder, check_features
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class AxialDeepLabSemSegHead(PanopticDeepLabSemSegHead, AxialDeepLabDecoder):
+    """Panoptic-DeepLab's semantic branch on the decoder without obligatory ASPP.
+
+    ``forward(features, targets, weights)`` as in Detectron2: logits at input size in inference,
+    a dict with "loss_sem_seg" in training. ``layers(features)`` gives the raw logits,
+    [B, num_classes, h, w] at ``common_stride``.
+    """
+
+
+@INS_EMBED_BRANCHES_REGISTRY.register()
+class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder):
+    """Panoptic-DeepLab's instance branch on the decoder without obligatory ASPP.
+
+    ``layers(features)`` gives the centre heat-map [B, 1, h, w] and the offsets (y, x)
+    [B, 2, h, w] in units of ``common_stride`` input pixels.
+
+    The losses are normalised by the weights of all processes together, so that a batch costs
+    the same however it is spread; Detectron2 normalises each process by its own.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
+        node = cfg.MODEL.INS_EMBED_HEAD
+        check_features("MODEL.INS_EMBED_HEAD", node.IN_FEATURES, input_shape)
+        arguments = super().from_config(cfg, input_shape)
+        arguments.pop("train_size")
+        arguments["decoder_input"] = node.DECODER_INPUT
+        return arguments
+
+    def center_losses(self, predictions: Tensor, targets: Tensor, weights: Tensor) -> dict:
+        """Mean squared error of the heat-map over the pixels of weight 1.
+
+        Args:
+            predictions: [B, 1, h, w].
+            targets: [B, 1, H, W], H = h * common_stride.
+            weights: [B, 1, H, W].
+        """
+        loss = F.mse_loss(self._upsampled(predictions), targets, reduction="none")
+        return {"loss_center": _weighted_mean(loss, weights) * self.center_loss_weight}
+
+    def offset_losses(self, predictions: Tensor, targets: Tensor, weights: Tensor) -> dict:
+        """Absolute error of the offsets, |dy| + |dx| in input pixels, over pixels of weight 1.
+
+        Args:
+            predictions: [B, 2, h, w] in units of ``common_stride`` pixels.
+            targets: [B, 2, H, W] in pixels.
+            weights: [B, 1, H, W].
+        """
+        predictions = self._upsampled(predictions) * self.common_stride
+        loss = F.l1_loss(predictions, targets, reduction="none")
+        return {"loss_offset": _weighted_mean(loss, weights) * self.offset_loss_weight}
+
+    def _upsampled(self, predictions: Tensor) -> Tensor:
+        return F.interpolate(
+            predictions, scale_factor=self.common_stride, mode="bilinear", align_corners=False
+        )
+
+
+def _weighted_mean(loss: Tensor, weights: Tensor) -> Tensor:
+    """Sum of loss · weight over this process's share of all weights; 0 where there are none."""
+    total = weights.sum(dtype=torch.float32)
+    world_size = comm.get_world_size()
+    if world_size > 1:
+        torch.distributed.all_reduce(total)
+    return (loss * weights).sum() * world_size / total.clamp(min=1)

@@ -1,0 +1,100 @@
+"""Batch norm inside and outside attention, always one of Detectron2's own modules."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
+from fvcore.nn.distributed import differentiable_all_reduce
+from torch import Tensor, nn
+
+from axial_d2.ops import LogitMoments
+
+NORM_CHOICES = ("BN", "SyncBN", "naiveSyncBN", "FrozenBN")
+
+
+def check_norm(norm: str, name: str = "norm") -> None:
+    """Raises ValueError unless ``norm`` is a batch norm that attention can use."""
+    if norm not in NORM_CHOICES:
+        raise ValueError(
+            f"{name} {norm!r} is not supported; choose one of {NORM_CHOICES}. Attention normalises "
+            "its logits over the batch, so other norms have no meaning there."
+        )
+
+
+def build_norm(norm: str, num_channels: int, zero_init: bool = False) -> nn.Module:
+    """A batch norm over ``num_channels`` channels.
+
+    Args:
+        norm: one of :data:`NORM_CHOICES`.
+        num_channels: channels of its input.
+        zero_init: start with weight 0, so that a residual branch starts as nothing (a frozen
+            norm could never leave 0 and starts at 1).
+
+    Raises:
+        ValueError: an unknown norm.
+    """
+    check_norm(norm)
+    module = get_norm(norm, num_channels)
+    if zero_init and isinstance(module.weight, nn.Parameter):
+        nn.init.zeros_(module.weight)
+    return module
+
+
+def logit_norm_scale(norm: nn.Module, moments: LogitMoments | None) -> Tensor:
+    """What a batch norm of 3·N channels multiplies its input by, as [3, N].
+
+    Only the factor matters in front of a softmax, which ignores the shift. In training the
+    running statistics of ``norm`` are updated just as its own ``forward`` would have done, so
+    that checkpoints, freezing and precise batch norm see an ordinary batch norm.
+
+    Args:
+        norm: one of the modules :func:`build_norm` returns.
+        moments: of the logits in this batch, needed when :func:`uses_batch_statistics`.
+    """
+    if uses_batch_statistics(norm):
+        assert moments is not None
+        variance = _update_statistics(norm, moments)
+    else:
+        variance = norm.running_var
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    if isinstance(norm.bias, nn.Parameter) and norm.bias.requires_grad:
+        # A gradient of zero rather than none: DistributedDataParallel waits for every parameter.
+        scale = scale + 0.0 * norm.bias
+    return scale.view(3, -1)
+
+
+def uses_batch_statistics(norm: nn.Module) -> bool:
+    """Whether ``norm`` normalises by the batch at hand rather than by running statistics."""
+    return norm.training and not isinstance(norm, FrozenBatchNorm2d)
+
+
+def _update_statistics(norm: nn.Module, moments: LogitMoments) -> Tensor:
+    """Updates the running statistics; returns the variance to normalise by, [3N]."""
+    mean, variance = moments.mean.flatten(), moments.variance.flatten()
+    count = torch.tensor(float(moments.count), device=mean.device)
+    unbiased = not isinstance(norm, NaiveSyncBatchNorm)
+    if isinstance(norm, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
+        mean, variance, count, distributed = _over_processes(mean, variance, count)
+        unbiased = unbiased or not distributed
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        momentum = norm.momentum
+        if momentum is None:
+            momentum = 1.0 / float(norm.num_batches_tracked)
+        recorded = variance * count / (count - 1).clamp(min=1) if unbiased else variance
+        norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), momentum)
+        norm.running_var.lerp_(recorded.detach().to(norm.running_var.dtype), momentum)
+    return variance
+
+
+def _over_processes(
+    mean: Tensor, variance: Tensor, count: Tensor
+) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Moments over all processes of the default group; exact for unequal batches."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return mean, variance, count, False
+    sums = torch.cat([mean * count, (variance + mean.square()) * count, count[None].to(mean)])
+    sums = differentiable_all_reduce(sums)
+    total_mean, mean_square = (sums[:-1] / sums[-1]).chunk(2)
+    return total_mean, (mean_square - total_mean.square()).clamp(min=0), sums[-1].detach(), True

@@ -1,0 +1,215 @@
+"""Axial-DeepLab: panoptic segmentation from semantic classes, centres and offsets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
+from detectron2.modeling.backbone import Backbone
+from detectron2.projects.panoptic_deeplab import build_ins_embed_branch
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from axial_d2.postprocessing import panoptic_segments, resize_predictions, to_instances
+from axial_d2.postprocessing.resize import resize_offsets
+
+
+@META_ARCH_REGISTRY.register()
+class AxialDeepLab(nn.Module):
+    """Axial-DeepLab (ECCV 2020) on any Detectron2 backbone.
+
+    A semantic branch classifies every pixel; an instance branch predicts a heat-map of instance
+    centres and, for every pixel, the offset to its centre. Post-processing groups thing pixels
+    by the centre they point to and lets them vote for a class.
+
+    ``forward`` takes Detectron2's list of dicts. Each has "image" [C, H, W], in
+    ``INPUT.FORMAT`` order, values 0 … 255; in inference optionally "height" and "width" of the
+    output; in training the targets of
+    ``detectron2.projects.panoptic_deeplab.PanopticDeepLabTargetGenerator``: "sem_seg" [H, W],
+    "sem_seg_weights" [H, W], "center" [H, W], "center_weights" [1, H, W], "offset" [2, H, W],
+    "offset_weights" [1, H, W].
+
+    Returns in training a dict of scalar losses, in inference one dict for each image:
+
+    * "panoptic_seg": ([height, width] int32 of segment ids with 0 for void, ``segments_info``
+      with id, category_id, isthing, score and area);
+    * "sem_seg": [num_classes, height, width], probabilities;
+    * "instances": the thing segments, always present, see
+      :func:`axial_d2.postprocessing.to_instances`.
+
+    In inference, images of one size share a batch and others are run apart, so that the result
+    for an image does not depend on its company.
+
+    Args:
+        backbone: gives the features that both heads want.
+        sem_seg_head: with ``layers``, ``losses`` and ``common_stride`` as Detectron2's
+            Panoptic-DeepLab head has them.
+        ins_embed_head: likewise, with ``center_losses`` and ``offset_losses``.
+        pixel_mean, pixel_std: of each channel of the image.
+        thing_classes: contiguous ids of the thing classes.
+        stuff_area, center_threshold, nms_kernel, top_k: of
+            :func:`axial_d2.postprocessing.panoptic_segments`.
+        predict_instances: whether "instances" is filled or left empty, which saves the masks.
+        size_divisibility: images are padded with zeros to multiples of it; 0 (default) or 1
+            pads nothing beyond the largest image of a training batch.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        sem_seg_head: nn.Module,
+        ins_embed_head: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        thing_classes: Collection[int],
+        stuff_area: int = 2048,
+        center_threshold: float = 0.1,
+        nms_kernel: int = 7,
+        top_k: int = 200,
+        size_divisibility: int = 0,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.ins_embed_head = ins_embed_head
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        self.thing_classes = tuple(thing_classes)
+        self.stuff_area = stuff_area
+        self.center_threshold = center_threshold
+        self.nms_kernel = nms_kernel
+        self.top_k = top_k
+        self.size_divisibility = size_divisibility
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        backbone = build_backbone(cfg)
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        node = cfg.MODEL.PANOPTIC_DEEPLAB
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            "ins_embed_head": build_ins_embed_branch(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "thing_classes": metadata.thing_dataset_id_to_contiguous_id.values(),
+            "stuff_area": node.STUFF_AREA,
+            "center_threshold": node.CENTER_THRESHOLD,
+            "nms_kernel": node.NMS_KERNEL,
+            "top_k": node.TOP_K_INSTANCE,
+            "size_divisibility": max(node.SIZE_DIVISIBILITY, backbone.size_divisibility),
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        if self.training:
+            return self._losses(batched_inputs)
+        results: list[dict] = [{}] * len(batched_inputs)
+        for indices in _indices_by_size(batched_inputs).values():
+            for index, result in zip(
+                indices, self._segment([batched_inputs[i] for i in indices]), strict=True
+            ):
+                results[index] = result
+        return results
+
+    def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        features = self.backbone(self._images(batched_inputs).tensor)
+        targets = self._targets(batched_inputs)
+        logits = self.sem_seg_head.layers(features).float()
+        center, offset = (maps.float() for maps in self.ins_embed_head.layers(features))
+        return {
+            **self.sem_seg_head.losses(logits, targets["sem_seg"], targets["sem_seg_weights"]),
+            **self.ins_embed_head.center_losses(
+                center, targets["center"].unsqueeze(1), targets["center_weights"]
+            ),
+            **self.ins_embed_head.offset_losses(
+                offset, targets["offset"], targets["offset_weights"]
+            ),
+        }
+
+    def _segment(self, batched_inputs: list[dict]) -> list[dict]:
+        """Results for images of one size."""
+        images = self._images(batched_inputs)
+        features = self.backbone(images.tensor)
+        logits = self.sem_seg_head.layers(features)
+        center, offset = self.ins_embed_head.layers(features)
+        image_size = batched_inputs[0]["image"].shape[-2:]
+        return [
+            self._postprocess(
+                logits[i : i + 1], center[i : i + 1], offset[i : i + 1], image_size, inputs
+            )
+            for i, inputs in enumerate(batched_inputs)
+        ]
+
+    def _postprocess(
+        self, logits: Tensor, center: Tensor, offset: Tensor, image_size, inputs: dict
+    ) -> dict:
+        output_size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
+        sizes = (tuple(image_size), output_size)
+        semantic_stride = self.sem_seg_head.common_stride
+        instance_stride = self.ins_embed_head.common_stride
+        logits = resize_predictions(logits.float(), semantic_stride, *sizes)[0]
+        probabilities = logits.softmax(dim=0)
+        segments = panoptic_segments(
+            probabilities,
+            resize_predictions(center.float(), instance_stride, *sizes)[0, 0],
+            resize_offsets(offset.float(), instance_stride, *sizes)[0],
+            self.thing_classes,
+            stuff_area=self.stuff_area,
+            threshold=self.center_threshold,
+            nms_kernel=self.nms_kernel,
+            top_k=self.top_k,
+        )
+        return {
+            "panoptic_seg": (segments.ids, segments.segments_info()),
+            "sem_seg": probabilities,
+            "instances": to_instances(segments),
+        }
+
+    def _images(self, batched_inputs: list[dict]) -> ImageList:
+        images = [
+            (inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std
+            for inputs in batched_inputs
+        ]
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def _targets(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        """Targets padded to one size, a multiple of the predictions' stride; padding weighs 0."""
+        divisibility = max(self.size_divisibility, self.sem_seg_head.common_stride)
+        padding = {
+            "sem_seg": self.sem_seg_head.ignore_value,
+            "sem_seg_weights": 0,
+            "center": 0,
+            "center_weights": 0,
+            "offset": 0,
+            "offset_weights": 0,
+        }
+        missing = [name for name in padding if name not in batched_inputs[0]]
+        if missing:
+            raise ValueError(
+                f"the training data lack {missing}; AxialDeepLab trains on what "
+                "axial_d2.data.PanopticMapper (or Detectron2's PanopticDeeplabDatasetMapper) makes "
+                "of a data set."
+            )
+        return {
+            name: ImageList.from_tensors(
+                [inputs[name].to(self.device) for inputs in batched_inputs], divisibility, value
+            ).tensor
+            for name, value in padding.items()
+        }
+
+
+def _indices_by_size(batched_inputs: list[dict]) -> dict[tuple[int, ...], list[int]]:
+    indices = defaultdict(list)
+    for index, inputs in enumerate(batched_inputs):
+        indices[tuple(inputs["image"].shape)].append(index)
+    return indices

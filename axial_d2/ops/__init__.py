@@ -1,0 +1,5 @@
+"""Attention as pure functions on tensors. Knows torch, and nothing of Detectron2."""
+
+from axial_d2.ops.axial_attention import LogitMoments, axial_attention, logit_moments
+
+__all__ = ["LogitMoments", "axial_attention", "logit_moments"]

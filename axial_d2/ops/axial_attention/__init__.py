@@ -1,0 +1,108 @@
+"""Position-sensitive attention along one axis: one signature, interchangeable implementations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from axial_d2.ops.axial_attention import blocked, reference
+from axial_d2.ops.axial_attention.reference import LogitMoments
+
+IMPLEMENTATIONS = {"reference": reference, "blocked": blocked}
+IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)
+
+__all__ = ["IMPLEMENTATION_CHOICES", "LogitMoments", "axial_attention", "logit_moments"]
+
+
+def check_span(span: int, name: str = "span") -> None:
+    """Raises ValueError unless ``span`` is odd, or 0 for attention over the whole axis."""
+    if span < 0 or (span and span % 2 == 0):
+        fault = "negative" if span < 0 else "even"
+        raise ValueError(
+            f"{name} {span} is {fault}; it must be odd (a window centred on the query), "
+            "or 0 for global attention over the whole axis."
+        )
+
+
+def _implementation(name: str):
+    if name not in IMPLEMENTATION_CHOICES:
+        raise ValueError(
+            f"attention implementation {name!r} is unknown; choose one of {IMPLEMENTATION_CHOICES}."
+        )
+    return IMPLEMENTATIONS["blocked" if name == "auto" else name]
+
+
+def axial_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    logit_scale: Tensor | None = None,
+    span: int = 0,
+    implementation: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Position-sensitive attention along one axis (Axial-DeepLab, eq. 3 and 4).
+
+    For query position i, over the keys j of its window::
+
+        logits_ij = s_0 q_i·k_j + s_1 q_i·r^q_{j-i} + s_2 k_j·r^k_{j-i}
+        content_i = sum_j softmax(logits)_ij v_j
+        position_i = sum_j softmax(logits)_ij r^v_{j-i}
+
+    The paper's output is ``content + position``; they come apart because each has a batch norm
+    of its own. Batch norms on the logit terms enter as ``logit_scale``, since a softmax ignores
+    their shifts. There is no division by the square root of the channels.
+
+    Args:
+        query, key: [B, N, L, K]; B counts all lines of all images.
+        value: [B, N, L, V].
+        query_table, key_table: [R, K], R odd; row (R - 1) / 2 is offset 0 and the offset is
+            key - query. Offsets beyond the table share its last row on that side.
+        value_table: [R, V].
+        logit_scale: [3, N], factors of q·k, q·r and k·r; ones if None.
+        span: odd length of the window, truncated at the border, or 0 for the whole axis.
+        implementation: "reference" (the definition), "blocked" (the same in cache-sized
+            blocks) or "auto".
+
+    Returns:
+        content and position, each [B, N, L, V].
+
+    Raises:
+        ValueError: an even or negative span, or an unknown implementation.
+    """
+    check_span(span)
+    dtype = value.dtype
+    tensors = (query, key, value, query_table, key_table, value_table, logit_scale)
+    with torch.autocast(query.device.type, enabled=False):
+        content, position = _implementation(implementation).axial_attention(
+            *(None if tensor is None else _at_least_float32(tensor) for tensor in tensors), span
+        )
+    return content.to(dtype), position.to(dtype)
+
+
+def logit_moments(
+    query: Tensor,
+    key: Tensor,
+    query_table: Tensor,
+    key_table: Tensor,
+    span: int = 0,
+    implementation: str = "auto",
+) -> LogitMoments:
+    """Mean and variance of each logit term, for the batch norms in front of the softmax.
+
+    Taken over rows, queries and the keys inside each window; differentiable.
+    Arguments as in :func:`axial_attention`.
+    """
+    check_span(span)
+    tensors = (query, key, query_table, key_table)
+    with torch.autocast(query.device.type, enabled=False):
+        return _implementation(implementation).logit_moments(
+            *(_at_least_float32(tensor) for tensor in tensors), span
+        )
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    """Softmax and sums of squares want float32 even under autocast."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

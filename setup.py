@@ -1,0 +1,27 @@
+"""Installs axial_d2 beside the PyTorch and Detectron2 that are there; it brings neither."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+readme = Path(__file__).parent / "README.md"
+
+setup(
+    name="axial_d2",
+    version="0.1.0",
+    description="Axial-DeepLab and its attention backbones for Detectron2",
+    long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["axial_d2", "axial_d2.*"]),
+    package_data={"": ["README.md"]},
+    python_requires=">=3.10",
+    # Not torch (pip might exchange the user's build), nor Detectron2 (the package index has
+    # none under that name): axial_d2/compat.py says so where it is missing.
+    install_requires=["numpy", "Pillow", "tqdm"],
+    extras_require={
+        "panoptic": ["panopticapi-lite"],
+        "demo": ["opencv-python-headless"],
+        "dev": ["mypy", "pytest", "pytest-timeout", "ruff"],
+    },
+)

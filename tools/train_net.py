@@ -1,0 +1,54 @@
+#!/usr/bin/env python
+"""Trains and evaluates any config, with Detectron2's usual command line or under torchrun.
+
+    tools/train_net.py --config-file configs/… [--num-gpus N] [--resume | --eval-only] [KEY VALUE …]
+    torchrun --nproc-per-node N tools/train_net.py --config-file configs/… [KEY VALUE …]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import axial_d2
+from axial_d2.engine import StrictCheckpointer, Trainer, run_under_torchrun, under_torchrun
+from axial_d2.engine.checks import check_config
+from axial_d2.engine.setup import setup
+from detectron2.engine import default_argument_parser, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+
+def main(args: argparse.Namespace) -> dict:
+    cfg = setup(args)
+    if args.eval_only:
+        check_config(cfg)
+        model = Trainer.build_model(cfg)
+        StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def run() -> None:
+    args = default_argument_parser(epilog=__doc__).parse_args()
+    if under_torchrun():
+        run_under_torchrun(main, (args,))
+        return
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    run()
