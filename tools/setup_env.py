@@ -87,7 +87,7 @@ PIP_FAILURES = (
     (
         r"No matching distribution found|Could not find a version|ResolutionImpossible",
         "the package index has no such package for this Python and processor",
-        "see the lines above for its name; does `pip config list` name a complete index?",
+        "see the lines above for its name; `pip config list` shows which index is asked",
     ),
     (
         r"Permission denied|Errno 13\b|Read-only file system",
@@ -163,7 +163,7 @@ def find_python(candidates: list) -> dict:
     for candidate in candidates:
         info = probe(candidate)
         if info is None:
-            reason = "does not run" if shutil.which(candidate) else "not found"
+            reason = "no working Python 3" if shutil.which(candidate) else "not found"
         elif not is_supported(info):
             reason = "is " + version_text(info)
         elif not info["can_make_venv"]:
@@ -413,7 +413,7 @@ class Installation:
             return
         if returncode == -signal.SIGKILL:
             output += "\nKilled"
-        tail = "\n".join("  | " + line for line in output.strip().splitlines()[-15:])
+        tail = "\n".join("  | " + line[:200] for line in output.strip().splitlines()[-15:])
         log = f" The full output: {LOG}" if os.path.exists(LOG) else ""
         raise SetupError(
             f"step {self.step}/{self.STEPS} failed; its last lines:\n{tail}\n{explain(output)}\n"
