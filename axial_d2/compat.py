@@ -1,7 +1,8 @@
 """Bridges between an old Detectron2 and newer companions.
 
 Detectron2 0.6 was released before NumPy 1.24 removed ``np.bool`` and its siblings, before
-Pillow 10 removed ``Image.LINEAR``, and it imports its compiled operators unconditionally.
+Pillow 10 removed ``Image.LINEAR``; it imports its compiled operators unconditionally, and its
+visualizer trusts that ``colorsys`` stays within [0, 1], which Python 3.10 to 3.11.4 do not.
 Current Detectron2 (git main) needs none of this. Each bridge therefore looks at the source of
 the *installed* Detectron2 and is built only where that source asks for something that the
 machine does not have. Both versions call themselves 0.6, so the version number cannot tell.
@@ -12,6 +13,7 @@ Imported before anything of Detectron2; :mod:`axial_d2` does that. A program tha
 
 from __future__ import annotations
 
+import colorsys
 import importlib.util
 import re
 import sys
@@ -33,6 +35,8 @@ _NUMPY_ALIAS_USERS = (
     "utils/visualizer.py",
 )
 _NUMPY_ALIASES = {"bool": bool, "int": int, "float": float, "object": object, "str": str}
+# Its HLS saturation is exactly 1, and 1 + 2e-16 where colorsys overshoots.
+_COLOR_THAT_OVERSHOOTS = (1.0, 0.6, 0.6)
 
 
 class MissingOperatorError(RuntimeError):
@@ -111,6 +115,7 @@ def bridge_old_detectron2() -> list[str]:
         "NumPy aliases": _bridge_numpy,
         "detectron2._C": _bridge_compiled_operators,
         "detectron2.evaluation.fast_eval_api": _bridge_fast_coco_evaluation,
+        "Visualizer label colours": _bridge_label_colors,
     }
     return [name for name, bridge in bridges.items() if bridge(root)]
 
@@ -168,6 +173,29 @@ def _bridge_fast_coco_evaluation(root: Path) -> bool:
     ):
         return False
     _install(_OfficialCocoEvaluation(name))
+    return True
+
+
+def _bridge_label_colors(root: Path) -> bool:
+    """Clips the colour of a label, which Matplotlib refuses where it exceeds 1 by one bit.
+
+    ``colorsys.rgb_to_hls`` of Python 3.10 to 3.11.4 returns saturations of 1 + 2e-16 (Python
+    issue 106498); without this, drawing fails for about one label in twenty.
+    """
+    overshoots = colorsys.rgb_to_hls(*_COLOR_THAT_OVERSHOOTS)[2] > 1
+    if not overshoots or "return modified_color" not in _source(root, "utils/visualizer.py"):
+        return False
+    from detectron2.utils.visualizer import Visualizer
+
+    unclipped = Visualizer._change_color_brightness
+    if unclipped.__module__ == __name__:
+        return False
+
+    def _change_color_brightness(self, color, brightness_factor):
+        changed = unclipped(self, color, brightness_factor)
+        return tuple(min(max(channel, 0.0), 1.0) for channel in changed)
+
+    Visualizer._change_color_brightness = _change_color_brightness
     return True
 
 

@@ -18,6 +18,7 @@ ALL_BRIDGES = [
     "NumPy aliases",
     "detectron2._C",
     "detectron2.evaluation.fast_eval_api",
+    "Visualizer label colours",
 ]
 
 OLD_TREE = {
@@ -52,6 +53,13 @@ OLD_TREE = {
 
         from detectron2 import _C
     """,
+    "utils/visualizer.py": """
+        import colorsys
+        class Visualizer:
+            def _change_color_brightness(self, color, brightness_factor):
+                modified_color = colorsys.hls_to_rgb(*colorsys.rgb_to_hls(*color))
+                return modified_color
+    """,
 }
 CURRENT_TREE = {
     "__init__.py": "",
@@ -78,18 +86,22 @@ CURRENT_TREE = {
         except ImportError:
             _C = None
     """,
+    "utils/visualizer.py": OLD_TREE["utils/visualizer.py"].replace(
+        "return modified_color", "return tuple(min(channel, 1.0) for channel in modified_color)"
+    ),
 }
 
 # Loads compat.py alone, since axial_d2 itself needs a whole Detectron2, with NumPy and Pillow
-# in the state of a machine that has current ones.
+# in the state of a machine that has current ones, and the colorsys of Python 3.10.
 PRELUDE = """
-import importlib.util, json, sys, warnings
+import colorsys, importlib.util, json, sys
 import numpy as np
 from PIL import Image
 
 for name in ("bool", "int", "float", "object", "str"):
     np.__dict__.pop(name, None)
 Image.__dict__.pop("LINEAR", None)
+colorsys.rgb_to_hls = lambda r, g, b: (0.0, 0.5, 1 + 2**-52)
 spec = importlib.util.spec_from_file_location("compat", sys.argv[1])
 compat = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(compat)
@@ -141,11 +153,13 @@ def test_old_tree_works_after_bridging(tmp_path):
         from detectron2.evaluation import coco_evaluation
         from detectron2.evaluation.sem_seg_evaluation import confusion
         from detectron2.structures.masks import polygons_to_bitmask
+        from detectron2.utils.visualizer import Visualizer
         print(json.dumps({
             "interp": ExtentTransform(None, None).interp == Image.BILINEAR,
             "mask": str(polygons_to_bitmask(2, 3).dtype),
             "confusion": str(confusion([1, 2]).dtype),
             "coco": coco_evaluation.COCOeval_opt is coco_evaluation.COCOeval,
+            "label": max(Visualizer()._change_color_brightness((1.0, 0.0, 0.0), 0.7)),
             "object": hasattr(np, "object"),
         }))
         """,
@@ -155,8 +169,18 @@ def test_old_tree_works_after_bridging(tmp_path):
         "mask": "bool",
         "confusion": "float64",
         "coco": True,
+        "label": 1.0,
         "object": False,  # this tree asks for bool, int and float alone
     }
+
+
+def test_label_colours_are_left_alone_by_a_python_that_rounds_well(tmp_path):
+    write_tree(tmp_path, {**CURRENT_TREE, "utils/visualizer.py": OLD_TREE["utils/visualizer.py"]})
+    code = """
+        colorsys.rgb_to_hls = lambda r, g, b: (0.0, 0.5, 1.0)
+        print(json.dumps(compat.bridge_old_detectron2()))
+    """
+    assert run_with(tmp_path, code) == []
 
 
 def test_current_tree_is_left_untouched(tmp_path):
@@ -182,6 +206,7 @@ def test_current_tree_is_left_untouched(tmp_path):
         ("structures/masks.py", ["NumPy aliases"]),
         ("evaluation/sem_seg_evaluation.py", ["NumPy aliases"]),
         ("layers/deform_conv.py", ["detectron2._C"]),
+        ("utils/visualizer.py", ["Visualizer label colours"]),
         ("evaluation/coco_evaluation.py", []),  # without the stand-in it is not ours to change
     ],
 )
@@ -200,7 +225,7 @@ def test_compiled_operators_are_used_where_they_are(tmp_path):
         print(json.dumps([bridged, _C.compiled]))
         """,
     )
-    assert bridged == ALL_BRIDGES[:2]
+    assert bridged == [ALL_BRIDGES[0], ALL_BRIDGES[1], ALL_BRIDGES[4]]
     assert compiled
 
 
@@ -321,6 +346,16 @@ def test_visualizer_draws_panoptic_segments():
     box = np.median(drawn[40:80, 60:120], axis=(0, 1))
     assert ground.argmax() == 1  # green
     assert box.argmax() == 0  # red
+
+
+def test_label_colours_suit_matplotlib():
+    from detectron2.utils.visualizer import Visualizer
+    from matplotlib import colors
+
+    visualizer = Visualizer(np.zeros((2, 2, 3), dtype=np.uint8))
+    for color in np.random.default_rng(0).random((500, 3)):
+        color[color.argmax()] = 1  # as the visualizer's jitter makes them
+        colors.to_rgb(visualizer._change_color_brightness(color, 0.7))
 
 
 def test_checkpoints_of_the_trainer_load_again(tmp_path):

@@ -1,7 +1,7 @@
 """The set-up script: which Python it takes, when it has work to do, what it says on failure."""
 
 import ast
-import importlib.util
+import importlib
 import json
 import os
 import re
@@ -14,24 +14,26 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SCRIPT = REPOSITORY / "tools" / "setup_env.py"
+REQUIREMENTS = sorted((REPOSITORY / "requirements").glob("*.txt"))
+SCRIPTS = [REPOSITORY / "tools" / name for name in ("setup_env.py", "find_python.py")]
 
 
 @pytest.fixture
 def setup_env(tmp_path, monkeypatch):
     """The script as a module of a checkout in ``tmp_path``, with no Python chosen."""
-    for name in ("tools", "requirements"):
-        (tmp_path / name).mkdir()
-    for source in [SCRIPT, *(REPOSITORY / "requirements").glob("*.txt"), REPOSITORY / "setup.py"]:
-        shutil.copy(source, tmp_path / source.relative_to(REPOSITORY))
+    for source in [*SCRIPTS, *REQUIREMENTS, REPOSITORY / "setup.py"]:
+        target = tmp_path / source.relative_to(REPOSITORY)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(source, target)
     monkeypatch.delenv("PYTHON", raising=False)
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
-    spec = importlib.util.spec_from_file_location(
-        "setup_env_under_test", tmp_path / "tools" / "setup_env.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    monkeypatch.syspath_prepend(str(tmp_path / "tools"))
+    for name in ("setup_env", "find_python"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module("setup_env")
+    yield module
+    for name in ("setup_env", "find_python"):
+        del sys.modules[name]
 
 
 def fake_python(path, version=(3, 11, 4), **changes):
@@ -150,7 +152,9 @@ def test_complete_environment_is_left_alone(setup_env, installations, capsys):
     assert "up to date" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("changed", ["requirements/runtime.txt", "setup.py", "tools/setup_env.py"])
+@pytest.mark.parametrize(
+    "changed", ["requirements/runtime.txt", "setup.py", "tools/find_python.py"]
+)
 def test_changed_source_completes_the_environment(setup_env, installations, changed):
     make_present(setup_env)
     with open(Path(setup_env.ROOT) / changed, "a") as file:
@@ -271,13 +275,14 @@ def test_failed_step_shows_output_reason_and_log(setup_env):
 # The files around it
 
 
-def test_script_is_readable_by_python_3_6():
-    ast.parse(SCRIPT.read_text(), feature_version=(3, 6))
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_readable_by_python_3_6(script):
+    ast.parse(script.read_text(), feature_version=(3, 6))
 
 
-def test_no_package_index_is_named():
-    for path in [SCRIPT, *(REPOSITORY / "requirements").glob("*.txt")]:
-        assert "://" not in path.read_text(), path
+@pytest.mark.parametrize("path", [*SCRIPTS, *REQUIREMENTS], ids=lambda path: path.name)
+def test_no_package_index_is_named(path):
+    assert "://" not in path.read_text()
 
 
 def test_detectron2_is_pinned_by_checksum():

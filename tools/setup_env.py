@@ -23,13 +23,21 @@ import subprocess
 import sys
 import time
 
-SUPPORTED = ((3, 10), (3, 11), (3, 12))
+from find_python import (
+    SetupError,
+    default_candidates,
+    find_python,
+    is_supported,
+    probe,
+    version_text,
+)
+
 PEAK_GIB = 8.0  # 5.2 remain, the rest is what pip downloads
-MIN_GLIBC = (2, 28)  # what the PyTorch wheels are built for
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 VENV = os.path.join(ROOT, ".venv")
 VENV_PYTHON = os.path.join(VENV, "bin", "python")
+SCRIPTS = [os.path.join(ROOT, "tools", name) for name in ("setup_env.py", "find_python.py")]
 STAMP = os.path.join(VENV, "setup.json")  # written last: the set-up is complete
 LOG = os.path.join(VENV, "setup.log")
 SCRATCH = os.path.join(VENV, "setup.tmp")
@@ -37,20 +45,6 @@ REQUIREMENTS = {
     name: os.path.join(ROOT, "requirements", name + ".txt")
     for name in ("build", "runtime", "dev", "detectron2")
 }
-
-PROBE = """
-import json, platform, struct, sys
-try:
-    import ensurepip, venv
-    can_make_venv = True
-except ImportError:
-    can_make_venv = False
-print(json.dumps({
-    "version": list(sys.version_info[:3]), "can_make_venv": can_make_venv,
-    "system": platform.system(), "machine": platform.machine(), "bits": struct.calcsize("P") * 8,
-    "libc": platform.libc_ver(), "executable": getattr(sys, "_base_executable", sys.executable),
-}))
-"""
 
 VERIFY = """
 import warnings
@@ -102,10 +96,6 @@ PIP_FAILURES = (
 )
 
 
-class SetupError(Exception):
-    """What went wrong and the remedy, for the user to read."""
-
-
 def main() -> int:
     signal.signal(signal.SIGTERM, _raise_interrupt)
     try:
@@ -125,7 +115,7 @@ def main() -> int:
     return 0
 
 
-# ---- Which Python
+# ---- What is there already
 
 
 def choose_python() -> tuple:
@@ -150,91 +140,10 @@ def choose_python() -> tuple:
     return found["executable"], version_text(found)
 
 
-def default_candidates() -> list:
-    pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
-    versions = sorted(glob.glob(os.path.join(pyenv, "versions", "3.1[0-2].*", "bin", "python")))
-    return ["python3", "python3.12", "python3.11", "python3.10", *reversed(versions)]
-
-
-def find_python(candidates: list) -> dict:
-    """First candidate that runs, is a supported version and can make virtual environments."""
-    refused = []
-    without_venv = None
-    for candidate in candidates:
-        info = probe(candidate)
-        if info is None:
-            reason = "no working Python 3" if shutil.which(candidate) else "not found"
-        elif not is_supported(info):
-            reason = "is " + version_text(info)
-        elif not info["can_make_venv"]:
-            reason = "lacks ensurepip"
-            without_venv = without_venv or "{}.{}".format(*info["version"])
-        else:
-            check_machine(info)
-            return info
-        refused.append(f"{candidate} ({reason})")
-    if without_venv:
-        raise SetupError(
-            f"Python {without_venv} is here, but not the part of it that makes virtual "
-            f"environments.\nInstall that (Debian, Ubuntu: apt install python{without_venv}-venv) "
-            "or name another Python: make env PYTHON=/path/to/python3.11"
-        )
-    raise SetupError(
-        f"axial_d2 needs Python 3.10, 3.11 or 3.12. Looked at: {', '.join(refused)}.\n"
-        "Install one (Debian, Ubuntu: apt install python3 python3-venv; elsewhere pyenv or conda) "
-        "or name one: make env PYTHON=/path/to/python3.11"
-    )
-
-
-def probe(python: str) -> dict:
-    """What the interpreter says of itself; None where it does not run (a pyenv shim may not)."""
-    try:
-        output = subprocess.check_output(
-            [python, "-I", "-c", PROBE],
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=60,
-            cwd=ROOT,
-        )
-        return json.loads(output.decode())
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-
-
-def is_supported(info: dict) -> bool:
-    return tuple(info["version"][:2]) in SUPPORTED
-
-
-def version_text(info: dict) -> str:
-    return ".".join(str(part) for part in info["version"])
-
-
-def check_machine(info: dict) -> None:
-    """Raises SetupError where PyTorch has no packages for the machine."""
-    elsewhere = "Here, install PyTorch and Detectron2 yourself, then run `pip install -e .`"
-    if info["system"] != "Linux":
-        raise SetupError(f"the set-up knows Linux, not {info['system']}. {elsewhere}")
-    if info["machine"] not in ("x86_64", "aarch64") or info["bits"] != 64:
-        raise SetupError(
-            "PyTorch has packages for 64-bit x86_64 and aarch64 processors; this Python is "
-            f"{info['bits']}-bit on {info['machine']}. {elsewhere}"
-        )
-    name, version = info["libc"]
-    if name != "glibc" or tuple(int(n) for n in re.findall(r"\d+", version)[:2]) < MIN_GLIBC:
-        libc = f"{name} {version}".strip() or "another C library (musl?)"
-        raise SetupError(
-            f"PyTorch's packages need glibc {MIN_GLIBC[0]}.{MIN_GLIBC[1]} or later; this system "
-            f"has {libc}. {elsewhere}"
-        )
-
-
-# ---- What is there already
-
-
 def stamp_key(version: str) -> str:
     """Digest of everything that the environment is made from."""
     digest = hashlib.sha256(f"{ROOT}\n{version}\n".encode())
-    sources = [*REQUIREMENTS.values(), os.path.join(ROOT, "setup.py"), os.path.abspath(__file__)]
+    sources = [*REQUIREMENTS.values(), os.path.join(ROOT, "setup.py"), *SCRIPTS]
     for path in sources:
         with open(path, "rb") as file:
             digest.update(file.read())

@@ -5,10 +5,12 @@ its block, and the batch norm's moments come from small Gram matrices. README.md
 has the derivations.
 
 Shape letters as in the reference; G = B * N groups, one for each row and head (the tables are
-shared by heads, so a group is the unit of work), D = 2L - 1 offsets.
+shared by heads, so a group is the unit of work), D = 2L - 1 offsets, C channels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,8 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from axial_d2.ops.axial_attention.reference import LogitMoments, logit_terms, span_mask
 
-# One block's logits and their skewed copies; about the level-2 cache of one core.
+# One block's logits should stay in cache, yet hold enough groups for products over them.
 BLOCK_BYTES = 1 << 20
+MIN_BLOCK_GROUPS = 8
 
 
 def _table_window(table: Tensor, length: int) -> Tensor:
@@ -29,26 +32,13 @@ def _table_window(table: Tensor, length: int) -> Tensor:
     return table[offsets.clamp(-limit, limit) + limit]
 
 
-def _by_query(skewed: Tensor) -> Tensor:
-    """View of [G, L, D] (query, offset + L - 1) as [G, L, L] (query, key)."""
-    groups, length, offsets = skewed.shape
-    return skewed.as_strided(
-        (groups, length, length),
-        (length * offsets, offsets - 1, 1),
-        skewed.storage_offset() + length - 1,
-    )
+def _relative_products(window: Tensor) -> Tensor:
+    """For every position x the embeddings of its partners: [L, C, L] (x, channel, partner).
 
-
-def _by_key(skewed: Tensor) -> Tensor:
-    """View of [G, L, D] (key, L - 1 - offset) as [G, L, L] (query, key)."""
-    return _by_query(skewed).transpose(1, 2)
-
-
-def _skew(square: Tensor, buffer: Tensor, view) -> Tensor:
-    """Writes [G, L, L] into the zeroed ``buffer`` through ``view``; returns [G, L, D]."""
-    skewed = buffer[: square.shape[0]]
-    view(skewed).copy_(square)
-    return skewed
+    ``window`` runs over partner - x from -(L - 1) to L - 1.
+    """
+    length = (window.shape[0] + 1) // 2
+    return window.unfold(0, length, 1).flip(0)
 
 
 def _block_weights(
@@ -56,119 +46,129 @@ def _block_weights(
     query_position: Tensor,
     key: Tensor,
     key_position: Tensor,
-    query_table: Tensor,
-    key_table: Tensor,
+    query_relative: Tensor,
+    key_relative: Tensor,
     outside: Tensor | None,
 ) -> Tensor:
-    """Softmax weights of one block, [G, L, L]; ``key_table`` comes with its rows reversed."""
-    logits = torch.bmm(query, key.transpose(1, 2))
-    logits += _by_query(query_position @ query_table.t())
-    logits += _by_key(key_position @ key_table.t())
+    """Softmax weights of one block, [G, L, L] (query, key)."""
+    logits = torch.bmm(query, key.mT)
+    # One product for each position, over all groups: the embeddings are the same for all.
+    logits.transpose(0, 1).baddbmm_(query_position.transpose(0, 1), query_relative)
+    logits += torch.bmm(key_position.transpose(0, 1), key_relative).permute(1, 2, 0)
     if outside is not None:
         logits.masked_fill_(outside, float("-inf"))
     return torch.softmax(logits, dim=-1)
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Scales are folded into the two copies of query and key; tables are windows of D rows."""
+    """The op with the scales folded into the two copies of query and key.
+
+    ``*_relative`` are the [L, C, L] embeddings of :func:`_relative_products`, indexed by query
+    for query and value and by key for key.
+    """
 
     @staticmethod
-    def forward(ctx, query, query_position, key, key_position, value, tables, span):
-        query_table, key_table, value_table = tables.split(
-            (query.shape[-1], query.shape[-1], value.shape[-1]), dim=1
-        )
-        groups, length, _ = query.shape
+    def forward(
+        ctx,
+        query,
+        query_position,
+        key,
+        key_position,
+        value,
+        query_relative,
+        key_relative,
+        value_relative,
+        span,
+    ):
         content, position = torch.empty_like(value), torch.empty_like(value)
-        outside = ~span_mask(length, span, query.device) if span else None
-        block = _block_size(query)
-        buffer = query.new_zeros(min(block, groups), length, 2 * length - 1)
-        reversed_key_table = key_table.flip(0)
-        for start in range(0, groups, block):
-            part = slice(start, start + block)
+        outside = _outside(query, span)
+        for part in _blocks(query):
             weights = _block_weights(
                 query[part],
                 query_position[part],
                 key[part],
                 key_position[part],
-                query_table,
-                reversed_key_table,
+                query_relative,
+                key_relative,
                 outside,
             )
             torch.bmm(weights, value[part], out=content[part])
-            position[part] = _skew(weights, buffer, _by_query) @ value_table
-        ctx.save_for_backward(query, query_position, key, key_position, value, tables)
+            position[part] = torch.bmm(weights.transpose(0, 1), value_relative.mT).transpose(0, 1)
+        ctx.save_for_backward(
+            query,
+            query_position,
+            key,
+            key_position,
+            value,
+            query_relative,
+            key_relative,
+            value_relative,
+        )
         ctx.span = span
         return content, position
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_content, grad_position):
-        query, query_position, key, key_position, value, tables = ctx.saved_tensors
-        channels = (query.shape[-1], query.shape[-1], value.shape[-1])
-        query_table, key_table, value_table = tables.split(channels, dim=1)
-        groups, length, _ = query.shape
-        grad_query, grad_query_position = torch.empty_like(query), torch.empty_like(query)
-        grad_key, grad_key_position = torch.empty_like(key), torch.empty_like(key)
-        grad_value = torch.empty_like(value)
-        grad_query_table = torch.zeros_like(query_table)
-        grad_reversed_key_table = torch.zeros_like(key_table)
-        grad_value_table = torch.zeros_like(value_table)
-        outside = ~span_mask(length, ctx.span, query.device) if ctx.span else None
-        block = _block_size(query)
-        size = (min(block, groups), length, 2 * length - 1)
-        by_query, by_key = query.new_zeros(size), query.new_zeros(size)
-        reversed_key_table = key_table.flip(0)
-        for start in range(0, groups, block):
-            part = slice(start, start + block)
+        query, query_position, key, key_position, value, *relative = ctx.saved_tensors
+        query_relative, key_relative, value_relative = relative
+        by_group = (query, query_position, key, key_position, value)
+        grad_query, grad_query_position, grad_key, grad_key_position, grad_value = (
+            torch.empty_like(tensor) for tensor in by_group
+        )
+        grad_query_relative, grad_key_relative, grad_value_relative = (
+            torch.zeros_like(tensor) for tensor in relative
+        )
+        outside = _outside(query, ctx.span)
+        for part in _blocks(query):
             weights = _block_weights(
                 query[part],
                 query_position[part],
                 key[part],
                 key_position[part],
-                query_table,
-                reversed_key_table,
+                query_relative,
+                key_relative,
                 outside,
             )
-            upstream, upstream_position = grad_content[part], grad_position[part]
-            grad_value[part] = torch.bmm(weights.transpose(1, 2), upstream)
-            grad_value_table += _outer(_skew(weights, by_query, _by_query), upstream_position)
+            upstream, upstream_position = grad_content[part], grad_position[part].transpose(0, 1)
+            grad_value[part] = torch.bmm(weights.mT, upstream)
+            grad_value_relative.baddbmm_(upstream_position.mT, weights.transpose(0, 1))
 
-            grad_weights = torch.bmm(upstream, value[part].transpose(1, 2))
-            grad_weights += _by_query(upstream_position @ value_table.t())
-            grad_logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
+            grad_weights = torch.bmm(upstream, value[part].mT)
+            grad_weights.transpose(0, 1).baddbmm_(upstream_position, value_relative)
+            logits = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype)
 
-            grad_query[part] = torch.bmm(grad_logits, key[part])
-            grad_key[part] = torch.bmm(grad_logits.transpose(1, 2), query[part])
-            skewed = _skew(grad_logits, by_query, _by_query)
-            grad_query_position[part] = skewed @ query_table
-            grad_query_table += _outer(skewed, query_position[part])
-            skewed = _skew(grad_logits, by_key, _by_key)
-            grad_key_position[part] = skewed @ reversed_key_table
-            grad_reversed_key_table += _outer(skewed, key_position[part])
-        grad_tables = torch.cat(
-            [grad_query_table, grad_reversed_key_table.flip(0), grad_value_table], dim=1
-        )
+            grad_query[part] = torch.bmm(logits, key[part])
+            grad_key[part] = torch.bmm(logits.mT, query[part])
+            by_query = logits.transpose(0, 1)
+            grad_query_position[part] = torch.bmm(by_query, query_relative.mT).transpose(0, 1)
+            grad_query_relative.baddbmm_(query_position[part].permute(1, 2, 0), by_query)
+            by_key = logits.permute(2, 0, 1).contiguous()
+            grad_key_position[part] = torch.bmm(by_key, key_relative.mT).transpose(0, 1)
+            grad_key_relative.baddbmm_(key_position[part].permute(1, 2, 0), by_key)
         return (
             grad_query,
             grad_query_position,
             grad_key,
             grad_key_position,
             grad_value,
-            grad_tables,
+            grad_query_relative,
+            grad_key_relative,
+            grad_value_relative,
             None,
         )
 
 
-def _block_size(query: Tensor) -> int:
-    """Groups a block."""
-    length = query.shape[1]
-    bytes_a_group = length * (2 * length - 1) * query.element_size()
-    return max(1, BLOCK_BYTES // bytes_a_group)
+def _outside(query: Tensor, span: int) -> Tensor | None:
+    return ~span_mask(query.shape[1], span, query.device) if span else None
 
 
-def _outer(skewed: Tensor, features: Tensor) -> Tensor:
-    """Sum over groups and positions of skewed ⊗ features: [D, C]."""
-    return skewed.flatten(0, 1).t() @ features.reshape(-1, features.shape[-1])
+def _blocks(query: Tensor) -> Iterator[slice]:
+    """Slices of groups whose logits fill about ``BLOCK_BYTES``."""
+    groups, length, _ = query.shape
+    block = max(MIN_BLOCK_GROUPS, BLOCK_BYTES // (length * length * query.element_size()))
+    for start in range(0, groups, block):
+        yield slice(start, start + block)
 
 
 def axial_attention(
@@ -190,10 +190,11 @@ def axial_attention(
         content_scale, query_scale, key_scale = logit_scale[:, None, :, None, None].unbind(0)
         query, query_position = query * content_scale, query * query_scale
         key_position = key * key_scale
-    tables = torch.cat([query_table, key_table, value_table], dim=1)
     content, position = _BlockedAttention.apply(
         *(part.flatten(0, 1) for part in (query, query_position, key, key_position, value)),
-        _table_window(tables, length),
+        _relative_products(_table_window(query_table, length)),
+        _relative_products(_table_window(key_table, length).flip(0)),
+        _relative_products(_table_window(value_table, length)),
         0 if span >= 2 * length - 1 else span,
     )
     return content.view_as(value), position.view_as(value)
@@ -232,7 +233,7 @@ def _position_sums(features: Tensor, window: Tensor) -> Tensor:
         window: table rows of the offsets -(L - 1) … L - 1, [D, K].
     """
     _, heads, length, channels = features.shape
-    neighbours = window.unfold(0, length, 1).flip(0)  # [L, K, L]: all r_{j-i} of query i
+    neighbours = _relative_products(window)
     total = torch.einsum("nik,ik->n", features.sum(0), neighbours.sum(-1))
     by_position = features.permute(1, 2, 3, 0)  # [N, L, K, B]
     if channels <= max(length, features.shape[0]):
