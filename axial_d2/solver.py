@@ -42,9 +42,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     name = cfg.SOLVER.OPTIMIZER
     if name not in OPTIMIZERS:
-        raise ValueError(
-            f"SOLVER.OPTIMIZER is {name!r}; it must be one of {tuple(OPTIMIZERS)}."
-        )
+        raise ValueError(f"SOLVER.OPTIMIZER is {name!r}; it must be one of {tuple(OPTIMIZERS)}.")
     parameters = get_default_optimizer_params(
         model,
         base_lr=cfg.SOLVER.BASE_LR,

@@ -1,15 +1,14 @@
 #!/usr/bin/env python
 """Trains and evaluates any config, with Detectron2's usual command line or under torchrun.
 
-    tools/train_net.py --config-file configs/… [--num-gpus N] [--resume | --eval-only] [KEY VALUE …]
-    torchrun --nproc-per-node N tools/train_net.py --config-file configs/… [KEY VALUE …]
+tools/train_net.py --config-file configs/… [--num-gpus N] [--resume | --eval-only] [KEY VALUE …]
+torchrun --nproc-per-node N tools/train_net.py --config-file configs/… [KEY VALUE …]
 """
 
 from __future__ import annotations
 
 import argparse
 
-import axial_d2
 from axial_d2.engine import StrictCheckpointer, Trainer, run_under_torchrun, under_torchrun
 from axial_d2.engine.checks import check_config
 from axial_d2.engine.setup import setup

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import CNNBlockBase, ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
-from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
-
 from axial_d2.backbone.blocks import STRIDING_CHOICES, AxialBlock
 from axial_d2.backbone.stem import STEM_CHANNELS, build_stem
 from axial_d2.layers.norm import check_norm
 from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, check_span
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.resnet import BottleneckBlock, ResNet
 
 BLOCKS_PER_STAGE = {26: (1, 2, 4, 1), 50: (3, 4, 6, 3)}
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
@@ -213,9 +212,7 @@ def _check(key: str, given: object, allowed: tuple) -> None:
         raise ValueError(f"MODEL.AXIAL_RESNET.{key} is {given!r}; it must be one of {allowed}.")
 
 
-def _check_stages(
-    stage_types: Sequence[str], out_features: Sequence[str], freeze_at: int
-) -> None:
+def _check_stages(stage_types: Sequence[str], out_features: Sequence[str], freeze_at: int) -> None:
     if len(stage_types) != len(STAGE_NAMES):
         raise ValueError(
             f"MODEL.AXIAL_RESNET.STAGE_TYPES {list(stage_types)} has {len(stage_types)} entries; "

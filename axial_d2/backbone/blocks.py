@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
+from axial_d2.layers import AxialAttention, build_norm
 from detectron2.layers import CNNBlockBase, Conv2d
 from torch import Tensor
-
-from axial_d2.layers import AxialAttention, build_norm
 
 STRIDING_CHOICES = ("subsample", "avg_pool")
 
@@ -74,7 +75,7 @@ class AxialBlock(CNNBlockBase):
             bias=False,
             norm=build_norm(norm, bottleneck_channels),
         )
-        attention = {
+        attention: dict[str, Any] = {
             "in_channels": bottleneck_channels,
             "key_channels": bottleneck_channels // 2 if key_channels is None else key_channels,
             "value_channels": bottleneck_channels,

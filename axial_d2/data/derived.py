@@ -24,14 +24,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from detectron2.utils.file_io import PathManager
-from iopath.common.file_io import file_lock, get_cache_dir
-from tqdm import tqdm
-
 from axial_d2.data.annotations import instance_annotations, semantic_map
 from axial_d2.data.categories import contiguous_ids
 from axial_d2.data.panoptic_json import PanopticJson, read_panoptic_json
 from axial_d2.data.reading import DatasetError, read_panoptic_png
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import file_lock, get_cache_dir
+from tqdm import tqdm
 
 _LAYOUT_VERSION = 1
 _FINGERPRINT = "made_from.json"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pycocotools.mask as mask_util
-from detectron2.structures import BoxMode
-
 from axial_d2.data import schema
 from axial_d2.data.panoptic_json import PanopticJson, load_json, require_entry, require_list
 from axial_d2.data.reading import DatasetError
+from detectron2.structures import BoxMode
 
 
 def _segmentation(where: str, annotation: dict[str, Any]) -> Any:

@@ -6,14 +6,13 @@ import copy
 
 import numpy as np
 import torch
+from axial_d2.data.reading import DatasetError, read_image, read_panoptic_png
+from axial_d2.data.targets import PanopticTargetGenerator
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.projects.panoptic_deeplab import PanopticDeeplabDatasetMapper
 from panopticapi.utils import id2rgb, rgb2id
-
-from axial_d2.data.reading import DatasetError, read_image, read_panoptic_png
-from axial_d2.data.targets import PanopticTargetGenerator
 
 
 class PanopticMapper(PanopticDeeplabDatasetMapper):
@@ -66,9 +65,7 @@ class PanopticMapper(PanopticDeeplabDatasetMapper):
             np.ascontiguousarray(labels.image.transpose(2, 0, 1))
         )
         dataset_dict.update(
-            self.panoptic_target_generator(
-                rgb2id(labels.sem_seg), dataset_dict["segments_info"]
-            )
+            self.panoptic_target_generator(rgb2id(labels.sem_seg), dataset_dict["segments_info"])
         )
         return dataset_dict
 

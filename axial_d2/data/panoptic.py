@@ -7,14 +7,13 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.utils.file_io import PathManager
-
 from axial_d2.data.categories import class_metadata
 from axial_d2.data.derived import DerivedFiles, ensure_derived, semantic_file_name
 from axial_d2.data.instances_json import load_thing_annotations
 from axial_d2.data.panoptic_json import PanopticJson, read_panoptic_json
 from axial_d2.data.reading import DatasetError
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils.file_io import PathManager
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from detectron2.utils.file_io import PathManager
-
 from axial_d2.data import schema
 from axial_d2.data.reading import DatasetError
+from detectron2.utils.file_io import PathManager
 
 _FORMAT = "https://cocodataset.org/#format-data (4. Panoptic Segmentation) describes the format"
 

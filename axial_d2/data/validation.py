@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tqdm import tqdm
-
 from axial_d2.data import schema
 from axial_d2.data.panoptic_json import load_json
 from axial_d2.data.problems import Problem, ProblemKind
 from axial_d2.data.reading import DatasetError
 from axial_d2.data.validation_files import check_files
+from tqdm import tqdm
 
 _LISTS = {
     "categories": schema.CATEGORY,

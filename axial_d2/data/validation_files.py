@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-
 from axial_d2.data import schema
 from axial_d2.data.annotations import bounding_box
 from axial_d2.data.problems import Problem, ProblemKind

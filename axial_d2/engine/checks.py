@@ -77,7 +77,8 @@ def _check_device(cfg: CfgNode) -> None:
         synchronised = [
             key
             for key, node in zip(
-                keys, (cfg.MODEL.AXIAL_RESNET, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD),
+                keys,
+                (cfg.MODEL.AXIAL_RESNET, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD),
                 strict=True,
             )
             if node.NORM == "SyncBN"

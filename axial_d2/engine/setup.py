@@ -7,11 +7,10 @@ import logging
 import os
 
 import torch
-from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import default_setup
-
 from axial_d2.config import add_axial_deeplab_config
 from axial_d2.data import register_panoptic_dataset
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup
 
 
 def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:

@@ -7,6 +7,11 @@ import time
 import weakref
 
 import torch
+from axial_d2.data.mapper import NamingMapper, PanopticMapper
+from axial_d2.engine.checkpoint import StrictCheckpointer
+from axial_d2.engine.checks import check_config
+from axial_d2.evaluation import build_evaluators
+from axial_d2.solver import build_lr_scheduler, build_optimizer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import (
@@ -20,12 +25,6 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
-
-from axial_d2.data.mapper import NamingMapper, PanopticMapper
-from axial_d2.engine.checkpoint import StrictCheckpointer
-from axial_d2.engine.checks import check_config
-from axial_d2.evaluation import build_evaluators
-from axial_d2.solver import build_lr_scheduler, build_optimizer
 
 # Meta-architecture → the mapper of its training data; others use Detectron2's DatasetMapper.
 TRAINING_MAPPERS = {
@@ -70,9 +69,7 @@ class Trainer(DefaultTrainer):
         model = _distributed_model(model)
         self._trainer = _step_trainer(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = StrictCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

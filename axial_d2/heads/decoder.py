@@ -71,7 +71,7 @@ class AxialDeepLabDecoder(DeepLabV3PlusHead):
         top_stage["project_conv"], channels = self._decoder_input(
             decoder_input, top, decoder_channels[-1], norm, aspp_dilations, aspp_dropout
         )
-        top_stage["fuse_conv"] = None
+        top_stage.register_module("fuse_conv", None)
         stages = {top_name: top_stage}
         for index in reversed(range(len(low_level))):
             name, shape = low_level[index]
@@ -170,4 +170,3 @@ def _convolution(in_channels: int, out_channels: int, kernel_size: int, norm: st
     )
     weight_init.c2_xavier_fill(conv)
     return conv
-

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-from detectron2.layers import Conv2d
-from torch import Tensor, nn
-
 from axial_d2.layers.norm import build_norm, logit_norm_scale, uses_batch_statistics
 from axial_d2.ops import axial_attention, logit_moments
 from axial_d2.ops.axial_attention import check_span
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
 
 AXES = ("height", "width")
 
@@ -118,7 +117,8 @@ class AxialAttention(nn.Module):
         dims = (0, 3, 2, 1) if self.axis == "height" else (0, 2, 3, 1)
         lines = qkv.permute(dims).flatten(0, 1)  # [lines, L, C]
         parts = lines.split((self.key_channels, self.key_channels, self.value_channels), dim=2)
-        return [part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts]
+        heads = [part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts]
+        return [head.contiguous() for head in heads]
 
     def _image(self, retrieved: Tensor, x: Tensor) -> Tensor:
         """[lines, N, L, V] → [B, N·V, H, W]."""

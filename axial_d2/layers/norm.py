@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
+from axial_d2.ops import LogitMoments
 from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm, get_norm
 from fvcore.nn.distributed import differentiable_all_reduce
 from torch import Tensor, nn
-
-from axial_d2.ops import LogitMoments
 
 NORM_CHOICES = ("BN", "SyncBN", "naiveSyncBN", "FrozenBN")
 
@@ -41,7 +42,7 @@ def build_norm(norm: str, num_channels: int, zero_init: bool = False) -> nn.Modu
     return module
 
 
-def logit_norm_scale(norm: nn.Module, moments: LogitMoments | None) -> Tensor:
+def logit_norm_scale(norm: Any, moments: LogitMoments | None) -> Tensor:
     """What a batch norm of 3·N channels multiplies its input by, as [3, N].
 
     Only the factor matters in front of a softmax, which ignores the shift. In training the
@@ -64,12 +65,12 @@ def logit_norm_scale(norm: nn.Module, moments: LogitMoments | None) -> Tensor:
     return scale.view(3, -1)
 
 
-def uses_batch_statistics(norm: nn.Module) -> bool:
+def uses_batch_statistics(norm: Any) -> bool:
     """Whether ``norm`` normalises by the batch at hand rather than by running statistics."""
     return norm.training and not isinstance(norm, FrozenBatchNorm2d)
 
 
-def _update_statistics(norm: nn.Module, moments: LogitMoments) -> Tensor:
+def _update_statistics(norm: Any, moments: LogitMoments) -> Tensor:
     """Updates the running statistics; returns the variance to normalise by, [3N]."""
     mean, variance = moments.mean.flatten(), moments.variance.flatten()
     count = torch.tensor(float(moments.count), device=mean.device)

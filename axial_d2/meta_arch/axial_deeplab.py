@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
+from axial_d2.postprocessing import panoptic_segments, resize_predictions, to_instances
+from axial_d2.postprocessing.resize import resize_offsets
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
@@ -13,9 +16,6 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.projects.panoptic_deeplab import build_ins_embed_branch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
-
-from axial_d2.postprocessing import panoptic_segments, resize_predictions, to_instances
-from axial_d2.postprocessing.resize import resize_offsets
 
 
 @META_ARCH_REGISTRY.register()
@@ -53,10 +53,14 @@ class AxialDeepLab(nn.Module):
         thing_classes: contiguous ids of the thing classes.
         stuff_area, center_threshold, nms_kernel, top_k: of
             :func:`axial_d2.postprocessing.panoptic_segments`.
-        predict_instances: whether "instances" is filled or left empty, which saves the masks.
         size_divisibility: images are padded with zeros to multiples of it; 0 (default) or 1
             pads nothing beyond the largest image of a training batch.
     """
+
+    sem_seg_head: Any
+    ins_embed_head: Any
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(

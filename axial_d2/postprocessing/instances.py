@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from axial_d2.postprocessing.merging import PanopticSegments
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-
-from axial_d2.postprocessing.merging import PanopticSegments
 
 
 def to_instances(segments: PanopticSegments) -> Instances:
@@ -34,7 +33,5 @@ def _segment_boxes(ids: Tensor, num_segments: int) -> Tensor:
     sides = []
     for position, reduction in ((x, "amin"), (y, "amin"), (x + 1, "amax"), (y + 1, "amax")):
         initial = torch.zeros(num_segments + 1, dtype=torch.int64, device=ids.device)
-        sides.append(
-            initial.scatter_reduce_(0, flat, position, reduction, include_self=False)[1:]
-        )
+        sides.append(initial.scatter_reduce_(0, flat, position, reduction, include_self=False)[1:])
     return torch.stack(sides, dim=1).float()

@@ -6,9 +6,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from axial_d2.postprocessing.grouping import find_centers, group_pixels
+from torch import Tensor
 
 
 class PanopticSegments(NamedTuple):
@@ -80,9 +79,7 @@ def merge_segments(
         stuff_area: in pixels.
     """
     num_centers, num_classes = len(center_scores), len(is_thing_class)
-    votes = torch.zeros(
-        num_centers * num_classes, dtype=torch.int64, device=semantic.device
-    )
+    votes = torch.zeros(num_centers * num_classes, dtype=torch.int64, device=semantic.device)
     assigned = instances > 0
     ballot = (instances[assigned] - 1) * num_classes + semantic[assigned]
     votes.scatter_add_(0, ballot, torch.ones_like(ballot))
@@ -94,9 +91,10 @@ def merge_segments(
     classes = torch.cat([winners, every_class])
     is_thing = is_thing_class[classes]
     areas = torch.bincount(segments, minlength=len(classes))
-    mean_probability = torch.zeros(len(classes), device=semantic.device).scatter_add_(
-        0, segments, probability.flatten().float()
-    ) / areas.clamp(min=1)
+    # float32 loses a tenth of the sum over ten million pixels.
+    sums = torch.zeros(len(classes), dtype=torch.float64, device=semantic.device)
+    sums.scatter_add_(0, segments, probability.flatten().double())
+    mean_probability = (sums / areas.clamp(min=1)).float()
     highest = torch.zeros(len(classes), device=semantic.device).scatter_reduce_(
         0, segments, heatmap.flatten().float(), "amax"
     )

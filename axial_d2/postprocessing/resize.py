@@ -27,9 +27,7 @@ def resize_predictions(
     if tuple(covered) == tuple(image_size):
         return F.interpolate(predictions, tuple(output_size), mode="bilinear", align_corners=False)
     # A crop of the low-resolution map would move its last row, so the scale is given instead.
-    scales = tuple(
-        stride * out / image for out, image in zip(output_size, image_size, strict=True)
-    )
+    scales = tuple(stride * out / image for out, image in zip(output_size, image_size, strict=True))
     resized = F.interpolate(
         predictions,
         scale_factor=scales,

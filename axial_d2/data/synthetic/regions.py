@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-
 from axial_d2.data.synthetic.textures import rotated_grid, smooth_noise
 
 Array = np.ndarray

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-
 from axial_d2.data.synthetic import shapes, textures
 from axial_d2.data.synthetic.categories import STUFF_NAMES, THING_NAMES
 from axial_d2.data.synthetic.regions import draw_regions

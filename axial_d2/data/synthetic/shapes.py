@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
 from axial_d2.data.synthetic.categories import THING_NAMES
 
 Array = np.ndarray

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-
 from axial_d2.data.synthetic.categories import STUFF_NAMES
 
 Array = np.ndarray

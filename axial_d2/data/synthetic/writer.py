@@ -11,13 +11,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from panopticapi.utils import id2rgb
-from tqdm import tqdm
-
 from axial_d2.data.annotations import instance_annotations, segment_info, semantic_map
 from axial_d2.data.categories import contiguous_ids
 from axial_d2.data.synthetic.categories import CATEGORIES, CATEGORY_IDS
 from axial_d2.data.synthetic.scenes import Scene, Segment, draw_scene
+from panopticapi.utils import id2rgb
+from tqdm import tqdm
 
 Array = np.ndarray
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from axial_d2.ops.axial_attention import blocked, reference
 from axial_d2.ops.axial_attention.reference import LogitMoments
+from torch import Tensor
 
 IMPLEMENTATIONS = {"reference": reference, "blocked": blocked}
 IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)

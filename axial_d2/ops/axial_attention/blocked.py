@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from axial_d2.ops.axial_attention.reference import LogitMoments, logit_terms, span_mask
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-
-from axial_d2.ops.axial_attention.reference import LogitMoments, logit_terms, span_mask
 
 # One block's logits should stay in cache, yet hold enough groups for products over them.
 BLOCK_BYTES = 1 << 20
@@ -232,7 +231,7 @@ def _position_sums(features: Tensor, window: Tensor) -> Tensor:
         features: x, [B, N, L, K].
         window: table rows of the offsets -(L - 1) … L - 1, [D, K].
     """
-    _, heads, length, channels = features.shape
+    _, _, length, channels = features.shape
     neighbours = _relative_products(window)
     total = torch.einsum("nik,ik->n", features.sum(0), neighbours.sum(-1))
     by_position = features.permute(1, 2, 3, 0)  # [N, L, K, B]
@@ -250,9 +249,7 @@ def _local_moments(
     """Moments inside a window, in blocks of rows whose logits are recomputed in the backward."""
     rows, heads, length, _ = query.shape
     inside = span_mask(length, span, query.device)
-    window_query, window_key = (
-        _table_window(table, length) for table in (query_table, key_table)
-    )
+    window_query, window_key = (_table_window(table, length) for table in (query_table, key_table))
 
     def block_sums(query, key, window_query, window_key):
         terms = logit_terms(query, key, window_query, window_key) * inside

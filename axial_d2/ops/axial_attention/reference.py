@@ -26,7 +26,7 @@ class LogitMoments(NamedTuple):
 
     mean: Tensor
     variance: Tensor
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 def relative_offsets(length: int, device: torch.device | None = None) -> Tensor:
@@ -61,9 +61,7 @@ def logit_terms(query: Tensor, key: Tensor, query_table: Tensor, key_table: Tens
     """The three terms of the logits, q·k, q·r and k·r, as [3, B, N, L, L]."""
     length = query.shape[2]
     content = torch.einsum("bnik,bnjk->bnij", query, key)
-    query_position = torch.einsum(
-        "bnik,ijk->bnij", query, relative_embeddings(query_table, length)
-    )
+    query_position = torch.einsum("bnik,ijk->bnij", query, relative_embeddings(query_table, length))
     key_position = torch.einsum("bnjk,ijk->bnij", key, relative_embeddings(key_table, length))
     return torch.stack([content, query_position, key_position])
 
