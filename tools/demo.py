@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import argparse
 import glob
-import itertools
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import axial_d2  # noqa: F401  registers the components
 import cv2
 import numpy as np
 from axial_d2.data import DatasetError, read_image
 from axial_d2.engine import StrictCheckpointer
 from axial_d2.engine.checks import check_config
 from axial_d2.engine.setup import load_config
-from axial_d2.visualization import confident, draw_prediction, legible_scale
+from axial_d2.visualization import (
+    VIDEO_ENCODERS,
+    Video,
+    confident,
+    draw_frame,
+    draw_prediction,
+    legible_scale,
+    open_writer,
+)
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
@@ -35,16 +41,7 @@ from detectron2.utils.video_visualizer import VideoVisualizer
 from PIL import Image
 from tqdm import tqdm
 
-Array = np.ndarray
-
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Container → encoders to try; which exist depends on how OpenCV was built.
-VIDEO_ENCODERS = {
-    ".mp4": ("mp4v", "avc1"),
-    ".mkv": ("mp4v", "XVID", "MJPG"),
-    ".avi": ("MJPG", "XVID"),
-}
-UNKNOWN_FPS = 25.0
 WINDOW = "axial_d2"
 STOP_KEYS = (27, ord("q"))
 
@@ -101,7 +98,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def predictor_config(config_file: str, opts: list[str]) -> CfgNode:
     """The config of a model to draw with; checked, since building and loading take long."""
-    cfg = load_config(config_file, opts)
+    try:
+        cfg = load_config(config_file, opts)
+    except (AssertionError, KeyError) as error:  # from yacs
+        raise ValueError(f"--config-file or --opts: {error.args[0]}") from error
     check_config(cfg)
     weights = cfg.MODEL.WEIGHTS
     if not weights:
@@ -112,9 +112,6 @@ def predictor_config(config_file: str, opts: list[str]) -> CfgNode:
     if "://" not in weights and not os.path.isfile(weights):
         raise FileNotFoundError(f"MODEL.WEIGHTS is {weights}, which does not exist.")
     return cfg
-
-
-# Images -----------------------------------------------------------------------------------------
 
 
 def find_images(inputs: list[str]) -> list[Path]:
@@ -180,10 +177,11 @@ def _drawn_name(image: Path) -> str:
 def draw_images(
     predictor: StrictPredictor, images: list[Path], files: list[Path], min_score: float
 ) -> int:
-    """Draws images into files (none: a window); returns how many could not be read."""
+    """Draws images into files (none: a window); returns the exit code."""
     unreadable = 0
+    targets: list[Path | None] = [*files] or [None] * len(images)
     progress = tqdm(images, unit="image", disable=not files)
-    for image_file, file in itertools.zip_longest(progress, files):
+    for image_file, target in zip(progress, targets, strict=True):
         try:
             image = read_image(str(image_file), "RGB")
         except DatasetError as error:
@@ -193,88 +191,44 @@ def draw_images(
         prediction = confident(predictor(image[:, :, ::-1]), min_score)
         scale = legible_scale(*image.shape[:2])
         drawing = draw_prediction(image, prediction, predictor.metadata, scale=scale)
-        if file is not None:
-            Image.fromarray(drawing).save(file, quality=95)
+        if target is not None:
+            Image.fromarray(drawing).save(target, quality=95)
         elif not show(drawing[:, :, ::-1], wait_ms=0):
             break
-    return unreadable
+    if files:
+        print(f"Drew {len(images) - unreadable} of {len(images)} images into {files[0].parent}.")
+    return 1 if unreadable else 0
 
 
-# Videos -----------------------------------------------------------------------------------------
-
-
-class Video:
-    """Frames of a file, a stream or a camera (a number), BGR.
+def video_outputs(video_file: str, output: str) -> list[Path]:
+    """The file to draw a video into, and another for an OpenCV that cannot write the first.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: OpenCV finds no frame in it.
+        ValueError: a file of a kind that is not written.
+        FileExistsError: nothing is overwritten.
     """
-
-    def __init__(self, source: str | int):
-        if isinstance(source, str) and "://" not in source and not os.path.isfile(source):
-            raise FileNotFoundError(f"--video-input {source} does not exist.")
-        self._capture = cv2.VideoCapture(source)
-        opened, self.first_frame = self._capture.read()
-        if not opened:
-            kind = "camera" if isinstance(source, int) else "video"
-            raise ValueError(
-                f"OpenCV reads no frame from {kind} {source}; the file is damaged or in a format "
-                "that this OpenCV lacks, or the camera is in use."
-            )
-
-    @property
-    def fps(self) -> float:
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        return fps if 0 < fps < 1000 else UNKNOWN_FPS
-
-    @property
-    def num_frames(self) -> int | None:
-        """As the file says; None where it does not."""
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        return count if count > 0 else None
-
-    def __iter__(self) -> Iterator[Array]:
-        frame: Array | None = self.first_frame
-        while frame is not None:
-            yield frame
-            read, following = self._capture.read()
-            frame = following if read else None
-
-
-def open_writer(video_file: str, output: str, video: Video) -> tuple[Path, cv2.VideoWriter]:
-    """The file to write and its writer, with the first encoder that this OpenCV has."""
     target = Path(output).expanduser()
-    candidates = [target]
-    if target.suffix.lower() not in VIDEO_ENCODERS or target.is_dir():
-        if target.suffix and not target.is_dir():
-            raise ValueError(
-                f"--output {output} is a file; give a folder or one of {', '.join(VIDEO_ENCODERS)}."
-            )
-        target.mkdir(parents=True, exist_ok=True)
-        candidates = [target / f"{Path(video_file).stem}{suffix}" for suffix in (".mp4", ".avi")]
-    candidates[0].parent.mkdir(parents=True, exist_ok=True)
-    height, width = video.first_frame.shape[:2]
-    for path in candidates:
-        if path.exists():
-            raise FileExistsError(f"{path} exists; remove it or give another --output.")
-        for encoder in VIDEO_ENCODERS[path.suffix.lower()]:
-            fourcc = cv2.VideoWriter.fourcc(*encoder)
-            writer = cv2.VideoWriter(str(path), fourcc, video.fps, (width, height))
-            if writer.isOpened():
-                return path, writer
-            path.unlink(missing_ok=True)
-    raise ValueError(
-        f"this OpenCV has no encoder to write {' or '.join(map(str, candidates))}; "
-        "give --output a name ending in .avi, or install opencv-python."
-    )
+    if target.is_dir() or not target.suffix:
+        files = [target / f"{Path(video_file).stem}{suffix}" for suffix in (".mp4", ".avi")]
+    elif target.suffix.lower() in VIDEO_ENCODERS:
+        files = [target]
+    else:
+        raise ValueError(
+            f"--output {output} is neither a folder nor a file ending in "
+            f"{', '.join(VIDEO_ENCODERS)}."
+        )
+    for file in files:
+        if file.exists():
+            raise FileExistsError(f"{file} exists; remove it or give another --output.")
+    return files
 
 
 def draw_video(
-    predictor: StrictPredictor, video: Video, writer: cv2.VideoWriter | None, min_score: float
-) -> None:
-    """Draws frames, one colour an instance as long as it is seen, into a writer or a window."""
+    predictor: StrictPredictor, video: Video, files: list[Path], min_score: float
+) -> int:
+    """Draws frames, one colour an instance as long as it is seen, into a file (none: a window)."""
     visualizer = VideoVisualizer(predictor.metadata)
+    file, writer = open_writer(files, video) if files else (None, None)
     try:
         for frame in tqdm(video, total=video.num_frames, unit="frame"):
             prediction = confident(predictor(frame), min_score)
@@ -286,21 +240,8 @@ def draw_video(
     finally:
         if writer is not None:
             writer.release()
-
-
-def draw_frame(visualizer: VideoVisualizer, frame: Array, prediction: dict[str, Any]) -> Array:
-    """[H, W, 3] uint8 RGB, from the same and a prediction in Detectron2's format."""
-    if "panoptic_seg" in prediction:
-        ids, segments = prediction["panoptic_seg"]
-        drawing = visualizer.draw_panoptic_seg_predictions(frame, ids.cpu(), segments)
-    elif "instances" in prediction:
-        drawing = visualizer.draw_instance_predictions(frame, prediction["instances"].to("cpu"))
-    else:
-        drawing = visualizer.draw_sem_seg(frame, prediction["sem_seg"].argmax(dim=0).cpu())
-    return drawing.get_image()
-
-
-# Windows ----------------------------------------------------------------------------------------
+            print(f"Drew the video into {file}.")
+    return 0
 
 
 def require_window() -> None:
@@ -313,36 +254,27 @@ def require_window() -> None:
         raise ValueError(f"there is no display to open a window on; {remedy}.")
 
 
-def show(drawing: Array, wait_ms: int) -> bool:
+def show(drawing: np.ndarray, wait_ms: int) -> bool:
     """Shows a BGR drawing until a key is pressed (``wait_ms`` 0) or that long; False to stop."""
     cv2.namedWindow(WINDOW, cv2.WINDOW_NORMAL)
     cv2.imshow(WINDOW, np.ascontiguousarray(drawing))
     return cv2.waitKey(wait_ms) not in STOP_KEYS
 
 
-# ------------------------------------------------------------------------------------------------
-
-
-def run_on_images(args: argparse.Namespace) -> int:
+def prepare_images(args: argparse.Namespace) -> Callable[[], int]:
     images = find_images(args.input)
     files = image_outputs(images, args.output) if args.output else []
-    predictor = StrictPredictor(predictor_config(args.config_file, args.opts))
+    cfg = predictor_config(args.config_file, args.opts)
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
-    unreadable = draw_images(predictor, images, files, args.confidence_threshold)
-    if files:
-        print(f"Drew {len(images) - unreadable} of {len(images)} images into {args.output}.")
-    return 1 if unreadable else 0
+    return partial(draw_images, StrictPredictor(cfg), images, files, args.confidence_threshold)
 
 
-def run_on_video(args: argparse.Namespace) -> int:
+def prepare_video(args: argparse.Namespace) -> Callable[[], int]:
+    files = video_outputs(args.video_input, args.output) if args.output else []
     video = Video(0 if args.webcam else args.video_input)
     cfg = predictor_config(args.config_file, args.opts)
-    path, writer = open_writer(args.video_input, args.output, video) if args.output else (None,) * 2
-    draw_video(StrictPredictor(cfg), video, writer, args.confidence_threshold)
-    if path:
-        print(f"Drew {args.video_input} into {path}.")
-    return 0
+    return partial(draw_video, StrictPredictor(cfg), video, files, args.confidence_threshold)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -350,11 +282,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if not args.output:
             require_window()
-        return run_on_images(args) if args.input else run_on_video(args)
-    except (ValueError, OSError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"demo: {message}", file=sys.stderr)
+        draw = prepare_images(args) if args.input else prepare_video(args)
+    except (ValueError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
         return 1
+    return draw()
 
 
 if __name__ == "__main__":

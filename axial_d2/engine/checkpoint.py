@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from torch import Tensor
 
 SHOWN = 8
+ROLE = "MODEL.WEIGHTS, or the checkpoint to resume from"
 
 
 class WeightsError(ValueError):
-    """A checkpoint belongs to a model of another width, depth or kind."""
+    """A checkpoint is damaged, or belongs to a model of another width, depth or kind."""
 
 
 class StrictCheckpointer(DetectionCheckpointer):
@@ -20,23 +25,59 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     A checkpoint may lack a whole part of the model (a pretrained backbone has no heads) and may
     hold parts that the model lacks (a classifier). Predictors of another number of classes are
-    left at their initial values, with a warning. Anything else that is missing, left over or of
-    another shape raises. Detectron2's name matching for converted ``.pkl`` files stays as it is.
+    left at their initial values, with a warning. Batch counters, which frozen norms lack, do not
+    matter. Anything else that is missing, left over or of another shape raises. Detectron2's name
+    matching for converted ``.pkl`` files stays as it is.
 
     Raises (in ``load``):
-        WeightsError: lists the keys, with the shapes in the checkpoint and in the model.
+        FileNotFoundError: there is no such file.
+        WeightsError: the file cannot be read; or lists the keys that do not fit, with the shapes
+            in the checkpoint and in the model.
     """
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        is_local = path and "://" not in path
+        if is_local and comm.is_main_process() and not os.path.isfile(path):
+            raise FileNotFoundError(f"{ROLE}, is {path}, which does not exist.")
+        return super().load(path, *args, **kwargs)
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            loaded = super()._load_file(filename)
+        except Exception as error:  # torch, pickle and zipfile raise anything on a damaged file
+            raise WeightsError(
+                f"{filename} ({ROLE}) cannot be read: {type(error).__name__}: {error}. It may be "
+                "incomplete, or no checkpoint at all; give another file."
+            ) from error
+        _require_tensors(filename, loaded["model"])
+        self._file = filename
+        return loaded
 
     def _load_model(self, checkpoint: Any) -> Any:
         matched_by_name = not checkpoint.get("matching_heuristics", False)
         keys = [key.removeprefix("module.") for key in checkpoint["model"]]
         incompatible = super()._load_model(checkpoint)
         if matched_by_name:
-            _require_fit(keys, self.model.state_dict().keys(), incompatible)
+            _require_fit(self._file, keys, self.model.state_dict().keys(), incompatible)
         return incompatible
 
 
-def _require_fit(checkpoint_keys: list[str], model_keys: Iterable[str], incompatible: Any) -> None:
+def _require_tensors(file: str, model: Any) -> None:
+    if isinstance(model, Mapping):
+        if all(isinstance(value, (Tensor, np.ndarray)) for value in model.values()):
+            return
+        found = f"a mapping with {[str(key) for key in model][:SHOWN]}"
+    else:
+        found = f"a {type(model).__name__}"
+    raise WeightsError(
+        f"{file} ({ROLE}) holds {found}; a checkpoint holds a mapping from parameter names to "
+        "tensors, perhaps under the key 'model'."
+    )
+
+
+def _require_fit(
+    file: str, checkpoint_keys: list[str], model_keys: Iterable[str], incompatible: Any
+) -> None:
     problems = [
         f"{key}: {tuple(given)} in the checkpoint, {tuple(wanted)} in the model"
         for key, given, wanted in incompatible.incorrect_shapes
@@ -54,14 +95,18 @@ def _require_fit(checkpoint_keys: list[str], model_keys: Iterable[str], incompat
         ("not in the model", incompatible.unexpected_keys),
     ):
         for part, names in _by_part(keys).items():
-            names = [name for name in names if name not in reported]
+            names = [
+                name
+                for name in names
+                if name not in reported and not name.endswith("num_batches_tracked")
+            ]
             if part in common_parts and names:
                 problems.append(f"{len(names)} keys of {part} {what}, such as {names[0]}")
     if problems:
         listed = "\n  ".join(problems[:SHOWN])
         more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise WeightsError(
-            "MODEL.WEIGHTS (or the checkpoint to resume from) does not fit this model:\n  "
+            f"{file} ({ROLE}) does not fit this model:\n  "
             f"{listed}{more}\nUse the config that the weights were trained with (width, depth, "
             "stem, tables), or other weights."
         )

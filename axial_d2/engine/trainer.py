@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
+from typing import Any
 
 import torch
 from axial_d2.data.mapper import NamingMapper, PanopticMapper
@@ -74,6 +75,15 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def state_dict(self) -> dict[str, Any]:
+        # Detectron2 0.6 forgets the optimizer; git main saves it under this name too.
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

@@ -57,7 +57,7 @@ class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder)
         **kwargs: Any,
     ):
         super().__init__(
-            input_shape,
+            input_shape=input_shape,  # by name: LazyConfig's, positional, would pass for a cfg
             decoder_channels=decoder_channels,
             norm=norm,
             head_channels=head_channels,

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from axial_d2.postprocessing import panoptic_segments, resize_predictions, to_instances
 from axial_d2.postprocessing.resize import resize_offsets
 from detectron2.config import CfgNode, configurable
@@ -126,8 +127,9 @@ class AxialDeepLab(nn.Module):
         return results
 
     def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        features = self.backbone(self._images(batched_inputs).tensor)
-        targets = self._targets(batched_inputs)
+        images = self._images(batched_inputs).tensor
+        features = self.backbone(images)
+        targets = self._targets(batched_inputs, images.shape[-2:])
         logits = self.sem_seg_head.layers(features).float()
         center, offset = (maps.float() for maps in self.ins_embed_head.layers(features))
         return {
@@ -186,16 +188,17 @@ class AxialDeepLab(nn.Module):
         ]
         return ImageList.from_tensors(images, self.size_divisibility)
 
-    def _targets(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        """Targets padded to one size, a multiple of the predictions' stride; padding weighs 0."""
-        divisibility = max(self.size_divisibility, self.sem_seg_head.common_stride)
+    def _targets(self, batched_inputs: list[dict], padded_size: Sequence[int]) -> dict[str, Tensor]:
+        """Targets of the size that each head's losses upsample to; padding weighs nothing."""
+        semantic, instance = self.sem_seg_head.common_stride, self.ins_embed_head.common_stride
+        # name → (stride of the predictions, value of the padding)
         padding = {
-            "sem_seg": self.sem_seg_head.ignore_value,
-            "sem_seg_weights": 0,
-            "center": 0,
-            "center_weights": 0,
-            "offset": 0,
-            "offset_weights": 0,
+            "sem_seg": (semantic, self.sem_seg_head.ignore_value),
+            "sem_seg_weights": (semantic, 0),
+            "center": (instance, 0),
+            "center_weights": (instance, 0),
+            "offset": (instance, 0),
+            "offset_weights": (instance, 0),
         }
         missing = [name for name in padding if name not in batched_inputs[0]]
         if missing:
@@ -205,11 +208,25 @@ class AxialDeepLab(nn.Module):
                 "of a data set."
             )
         return {
-            name: ImageList.from_tensors(
-                [inputs[name].to(self.device) for inputs in batched_inputs], divisibility, value
-            ).tensor
-            for name, value in padding.items()
+            name: _stack_padded(
+                [inputs[name].to(self.device) for inputs in batched_inputs],
+                [-(-side // stride) * stride for side in padded_size],
+                value,
+            )
+            for name, (stride, value) in padding.items()
         }
+
+
+def _stack_padded(tensors: list[Tensor], size: Sequence[int], value: float) -> Tensor:
+    """[..., h, w] each, padded to the right and below to ``size`` and stacked."""
+    return torch.stack(
+        [
+            F.pad(
+                tensor, (0, size[1] - tensor.shape[-1], 0, size[0] - tensor.shape[-2]), value=value
+            )
+            for tensor in tensors
+        ]
+    )
 
 
 def _indices_by_size(batched_inputs: list[dict]) -> dict[tuple[int, ...], list[int]]:

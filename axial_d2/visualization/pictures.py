@@ -6,7 +6,6 @@ it, and small pictures can be enlarged, so that masks and labels are told apart.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -186,28 +185,33 @@ def comparison(
 
 
 def contact_sheet(pictures: Sequence[Array], columns: int = 2, width: int = 2000) -> Array:
-    """Pictures in rows, each shrunk alike and centred in a white cell of one size.
+    """Pictures in rows on white, all shrunk alike, each in the middle of its cell.
 
     Args:
         pictures: one or more of [h, w, 3] uint8.
-        columns: cells in a row; 1 or more.
+        columns: cells in a row, all of one width; a row is as high as its highest picture.
         width: of the sheet, in pixels.
 
     Returns:
-        [rows of cells, columns · (width // columns), 3] uint8.
+        [sum of the rows' heights, columns · (width // columns), 3] uint8.
     """
     cell_width = width // columns
     factor = (cell_width - 2 * GAP) / max(picture.shape[1] for picture in pictures)
-    cell_height = math.ceil(factor * max(picture.shape[0] for picture in pictures)) + 2 * GAP
-    rows = math.ceil(len(pictures) / columns)
-    sheet = np.full((rows * cell_height, columns * cell_width, 3), 255, np.uint8)
-    for index, picture in enumerate(pictures):
-        small = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        height, width = small.shape[:2]
-        top = index // columns * cell_height + (cell_height - height) // 2
-        left = index % columns * cell_width + (cell_width - width) // 2
-        sheet[top : top + height, left : left + width] = small
-    return sheet
+    small = [
+        cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        for picture in pictures
+    ]
+    rows = []
+    for first in range(0, len(small), columns):
+        row = small[first : first + columns]
+        height = max(picture.shape[0] for picture in row) + 2 * GAP
+        cells = np.full((height, columns * cell_width, 3), 255, np.uint8)
+        for column, picture in enumerate(row):
+            top = (height - picture.shape[0]) // 2
+            left = column * cell_width + (cell_width - picture.shape[1]) // 2
+            cells[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+        rows.append(cells)
+    return np.concatenate(rows)
 
 
 def _draw_segments(
