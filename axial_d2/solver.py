@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.projects.deeplab import build_lr_scheduler as build_deeplab_lr_scheduler
+from detectron2.projects.deeplab.lr_scheduler import WarmupPolyLR
+from detectron2.solver import build_lr_scheduler as build_detectron2_lr_scheduler
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
@@ -55,6 +57,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     return maybe_add_gradient_clipping(cfg, OPTIMIZERS[name](cfg, parameters))
 
 
+class PolyLR(WarmupPolyLR):
+    """DeepLab's poly schedule, whose length is the config's also after resuming.
+
+    Detectron2 restores the length from the checkpoint, so that a training resumed with a larger
+    ``MAX_ITER`` ends in a "math domain error". Detectron2's other schedules keep the same state.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({key: state_dict[key] for key in self.state_dict()})
+
+
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
     """The schedule ``cfg.SOLVER.LR_SCHEDULER_NAME``: poly, cosine or steps, with warm-up.
 
@@ -64,4 +80,14 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer):
     name = cfg.SOLVER.LR_SCHEDULER_NAME
     if name not in SCHEDULERS:
         raise ValueError(f"SOLVER.LR_SCHEDULER_NAME is {name!r}; it must be one of {SCHEDULERS}.")
-    return build_deeplab_lr_scheduler(cfg, optimizer)
+    if name != "WarmupPolyLR":
+        return build_detectron2_lr_scheduler(cfg, optimizer)
+    return PolyLR(
+        optimizer,
+        cfg.SOLVER.MAX_ITER,
+        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
+        warmup_iters=cfg.SOLVER.WARMUP_ITERS,
+        warmup_method=cfg.SOLVER.WARMUP_METHOD,
+        power=cfg.SOLVER.POLY_LR_POWER,
+        constant_ending=cfg.SOLVER.POLY_LR_CONSTANT_ENDING,
+    )

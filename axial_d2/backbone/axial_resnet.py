@@ -130,10 +130,13 @@ class AxialResNet(ResNet):
         check_span(span, "MODEL.AXIAL_RESNET.SPAN")
         check_norm(norm, "MODEL.AXIAL_RESNET.NORM")
         options = AttentionOptions(num_heads, span, max_span, norm, striding, attention_impl)
-        _check_heads(stage_types, width_multiplier, num_heads)
-
         stem_width = width_multiplier if stem_width_multiplier is None else stem_width_multiplier
         stem_channels = scale_channels(STEM_CHANNELS[stem], stem_width)
+        _check_heads(stage_types, width_multiplier, num_heads)
+        if stem == "axial":
+            # Its first two blocks have half the stem's channels, keys half of that.
+            _check_key_channels("the axial stem", stem_channels // 4, num_heads)
+
         stem_module = build_stem(stem, in_channels, stem_channels, norm, _stem_block(options))
         stages, channels = [], stem_channels
         strides = _stage_strides(stem_module.stride, output_stride)
@@ -251,11 +254,15 @@ def _check_sizes(
 
 def _check_heads(stage_types: Sequence[str], width: float, num_heads: int) -> None:
     for index, stage_type in enumerate(stage_types):
-        channels = scale_channels(BOTTLENECK_CHANNELS[index], width)
-        if stage_type == "axial" and (channels // 2) % num_heads:
-            raise ValueError(
-                f"MODEL.AXIAL_RESNET.NUM_HEADS {num_heads} does not divide the "
-                f"{channels // 2} query and key channels of {STAGE_NAMES[index]} at "
-                f"MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER {width}; choose a number of heads that "
-                "divides them, or another width."
-            )
+        if stage_type == "axial":
+            channels = scale_channels(BOTTLENECK_CHANNELS[index], width) // 2
+            _check_key_channels(STAGE_NAMES[index], channels, num_heads)
+
+
+def _check_key_channels(place: str, channels: int, num_heads: int) -> None:
+    if channels % num_heads:
+        raise ValueError(
+            f"MODEL.AXIAL_RESNET.NUM_HEADS {num_heads} does not divide the {channels} query and "
+            f"key channels of {place}; choose a number of heads that divides them, or another "
+            "MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER (or STEM_WIDTH_MULTIPLIER)."
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from axial_d2.backbone.axial_resnet import (
     OUTPUT_CHANNELS,
     AxialResNet,
@@ -40,7 +42,15 @@ def _pyramid_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> AxialResNet:
             f"MODEL.FPN.IN_FEATURES {cfg.MODEL.FPN.IN_FEATURES} must be some of the backbone's "
             f"MODEL.AXIAL_RESNET.OUT_FEATURES {node.OUT_FEATURES}."
         )
-    return build_axial_resnet_backbone(cfg, input_shape)
+    bottom_up = build_axial_resnet_backbone(cfg, input_shape)
+    strides = [bottom_up.output_shape()[name].stride for name in cfg.MODEL.FPN.IN_FEATURES]
+    if any(fine * 2 != coarse for fine, coarse in itertools.pairwise(strides)):
+        raise ValueError(
+            f"MODEL.FPN.IN_FEATURES {cfg.MODEL.FPN.IN_FEATURES} have strides {strides}; each must "
+            "be twice the one before, so name neighbouring stages, such as res2, res3, res4, res5, "
+            "here and in MODEL.AXIAL_RESNET.OUT_FEATURES."
+        )
+    return bottom_up
 
 
 @BACKBONE_REGISTRY.register()
@@ -52,5 +62,10 @@ def build_axial_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN
 @BACKBONE_REGISTRY.register()
 def build_retinanet_axial_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """p3 … p7 for RetinaNet, from ``MODEL.AXIAL_RESNET`` and ``MODEL.FPN``."""
+    if "res5" not in cfg.MODEL.AXIAL_RESNET.OUT_FEATURES:
+        raise ValueError(
+            f"MODEL.AXIAL_RESNET.OUT_FEATURES {cfg.MODEL.AXIAL_RESNET.OUT_FEATURES} lacks res5, "
+            "which p6 and p7 of a RetinaNet are made from; add it."
+        )
     channels = scale_channels(OUTPUT_CHANNELS[3], cfg.MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER)
     return _build_fpn(cfg, input_shape, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS))

@@ -9,13 +9,17 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-# Meta-architecture → (config key of its number of classes, which classes of the data set).
+_SEMANTIC = (
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
+    lambda cfg: cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+    "stuff_classes",
+)
+# Meta-architecture → (config key of its number of classes, its value, which classes of the data
+# set).
 CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
-    "AxialDeepLab": (
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
-        lambda cfg: cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        "stuff_classes",
-    ),
+    "AxialDeepLab": _SEMANTIC,
+    "PanopticDeepLab": _SEMANTIC,
+    "SemanticSegmentor": _SEMANTIC,
     "GeneralizedRCNN": (
         "MODEL.ROI_HEADS.NUM_CLASSES",
         lambda cfg: cfg.MODEL.ROI_HEADS.NUM_CLASSES,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from axial_d2.config import add_axial_deeplab_config
@@ -20,8 +22,8 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> Cfg
 
     Raises:
         FileNotFoundError: there is no such config file.
-        ValueError: a malformed entry of ``DATASETS.PANOPTIC``.
-        KeyError: a config key that does not exist.
+        ValueError: a key that does not exist, a value of the wrong type, or a malformed entry of
+            ``DATASETS.PANOPTIC``.
     """
     cfg = get_cfg()
     add_axial_deeplab_config(cfg)
@@ -30,8 +32,8 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> Cfg
             raise FileNotFoundError(
                 f"--config-file {config_file} does not exist; configs/README.md lists the configs."
             )
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+        _merge(f"--config-file {config_file}", cfg.merge_from_file, config_file)
+    _merge(f"the options {' '.join(map(str, opts))}", cfg.merge_from_list, list(opts))
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("no GPU at hand: MODEL.DEVICE cuda becomes cpu")
         cfg.MODEL.DEVICE = "cpu"
@@ -43,6 +45,17 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> Cfg
             )
         register_panoptic_dataset(*entry)
     return cfg
+
+
+def _merge(source: str, merge: Callable[[Any], None], argument: Any) -> None:
+    try:
+        merge(argument)
+    except (KeyError, AssertionError, ValueError) as error:  # yacs raises any of these
+        reason = str(error.args[0] if error.args else error)
+        raise ValueError(
+            f"{source}: {reason}. configs/README.md lists the keys under MODEL.AXIAL_RESNET; all "
+            "others are Detectron2's."
+        ) from error
 
 
 def setup(args: argparse.Namespace) -> CfgNode:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from axial_d2.layers.norm import build_norm, logit_norm_scale, uses_batch_statistics
 from axial_d2.ops import axial_attention, logit_moments
-from axial_d2.ops.axial_attention import check_span
+from axial_d2.ops.axial_attention import check_implementation, check_span
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
@@ -60,6 +60,7 @@ class AxialAttention(nn.Module):
         if max_span < 1:
             raise ValueError(f"max_span {max_span} is too small; it must be at least 1.")
         check_span(span)
+        check_implementation(implementation)
         check_heads(num_heads, key_channels, value_channels)
         self.axis = axis
         self.num_heads = num_heads
@@ -114,6 +115,10 @@ class AxialAttention(nn.Module):
 
     def _lines(self, qkv: Tensor) -> list[Tensor]:
         """[B, C, H, W] → query, key, value as [lines, N, L, channels a head]."""
+        if 1 in qkv.shape[2:] and qkv.requires_grad:
+            # Batch norm's backward on CPUs (PyTorch 2.11) misreads a gradient whose strides are
+            # ambiguous.
+            qkv.register_hook(Tensor.contiguous)
         dims = (0, 3, 2, 1) if self.axis == "height" else (0, 2, 3, 1)
         lines = qkv.permute(dims).flatten(0, 1)  # [lines, L, C]
         parts = lines.split((self.key_channels, self.key_channels, self.value_channels), dim=2)
@@ -122,8 +127,11 @@ class AxialAttention(nn.Module):
 
     def _image(self, retrieved: Tensor, x: Tensor) -> Tensor:
         """[lines, N, L, V] → [B, N·V, H, W]."""
-        lines = retrieved.transpose(1, 2).flatten(2).unflatten(0, (x.shape[0], -1))
-        return lines.permute(0, 3, 2, 1) if self.axis == "height" else lines.permute(0, 3, 1, 2)
+        batch, _, height, width = x.shape
+        lines = retrieved.transpose(1, 2).flatten(2)  # [lines, L, N·V]
+        if self.axis == "height":
+            return lines.unflatten(0, (batch, width)).permute(0, 3, 2, 1)
+        return lines.unflatten(0, (batch, height)).permute(0, 3, 1, 2)
 
     def extra_repr(self) -> str:
         span = self.span or "global"

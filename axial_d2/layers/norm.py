@@ -72,12 +72,15 @@ def uses_batch_statistics(norm: Any) -> bool:
 
 def _update_statistics(norm: Any, moments: LogitMoments) -> Tensor:
     """Updates the running statistics; returns the variance to normalise by, [3N]."""
+    _run_forward_pre_hooks(norm, moments)
     mean, variance = moments.mean.flatten(), moments.variance.flatten()
     count = torch.tensor(float(moments.count), device=mean.device)
     unbiased = not isinstance(norm, NaiveSyncBatchNorm)
     if isinstance(norm, (nn.SyncBatchNorm, NaiveSyncBatchNorm)):
         mean, variance, count, distributed = _over_processes(mean, variance, count)
         unbiased = unbiased or not distributed
+    if moments.count == 0:  # an empty batch says nothing; torch's norms ignore it too
+        return norm.running_var
     with torch.no_grad():
         norm.num_batches_tracked += 1
         momentum = norm.momentum
@@ -89,13 +92,24 @@ def _update_statistics(norm: Any, moments: LogitMoments) -> Tensor:
     return variance
 
 
+def _run_forward_pre_hooks(norm: Any, moments: LogitMoments) -> None:
+    """Shows hooks the logits' number and channels, as a call of ``norm`` would.
+
+    fvcore's precise batch norm learns the size of a batch from such a hook.
+    """
+    shape_only = moments.mean.detach().flatten().expand(moments.count, -1)
+    for hook in norm._forward_pre_hooks.values():
+        hook(norm, (shape_only,))
+
+
 def _over_processes(
     mean: Tensor, variance: Tensor, count: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, bool]:
-    """Moments over all processes of the default group; exact for unequal batches."""
+    """Moments over all processes, each weighing what it counted; exact for unequal batches."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return mean, variance, count, False
-    sums = torch.cat([mean * count, (variance + mean.square()) * count, count[None].to(mean)])
-    sums = differentiable_all_reduce(sums)
-    total_mean, mean_square = (sums[:-1] / sums[-1]).chunk(2)
-    return total_mean, (mean_square - total_mean.square()).clamp(min=0), sums[-1].detach(), True
+    sums = differentiable_all_reduce(torch.cat([mean * count, count[None].to(mean)]))
+    total = sums[-1].detach().clamp(min=1)
+    total_mean = sums[:-1] / total
+    deviations = (variance + (mean - total_mean).square()) * count
+    return total_mean, differentiable_all_reduce(deviations) / total, total, True

@@ -66,7 +66,7 @@ CATEGORIES = [
 
 @pytest.fixture
 def write_boxes(tmp_path: Path) -> Callable[..., list[str]]:
-    """``write_boxes(number, size)``: a data set of boxes on a ground, all pictures of one size.
+    """``write_boxes(number, size)``: boxes of any size on a ground, all pictures of one size.
 
     Returns an entry of ``DATASETS.PANOPTIC``, named "boxes".
     """
@@ -79,8 +79,8 @@ def write_boxes(tmp_path: Path) -> Callable[..., list[str]]:
             (root / folder).mkdir(parents=True)
         for index in range(1, number + 1):
             ids = np.full(size, 2)
-            top, left = rng.integers(0, size[0] // 2), rng.integers(0, size[1] // 2)
-            ids[top : top + size[0] // 3, left : left + size[1] // 3] = 1
+            top, left, height, width = rng.integers(4, min(size) // 2, 4)
+            ids[top : top + height, left : left + width] = 1
             pixels = rng.integers(0, 120, (*size, 3), np.uint8) + (ids == 1)[..., None] * 100
             name = f"{index}.png"
             Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from axial_d2.data.synthetic import shapes, textures
+from axial_d2.data.synthetic import coats, shapes, textures
 from axial_d2.data.synthetic.categories import STUFF_NAMES, THING_NAMES
 from axial_d2.data.synthetic.regions import draw_regions
 
@@ -63,6 +63,7 @@ class _Placed:
     name: str
     centre: tuple[float, float]
     radius: float
+    angle: float
     stamp: shapes.Stamp
 
 
@@ -148,7 +149,7 @@ def _propose(
     if touch and canvas.things:
         neighbour = list(canvas.things.values())[int(rng.integers(0, len(canvas.things)))]
         name = neighbour.name
-        radius = max(8.5 * canvas.unit, neighbour.radius * float(rng.uniform(0.75, 1.3)))
+        radius = max(9.5 * canvas.unit, neighbour.radius * float(rng.uniform(0.75, 1.3)))
         reach = float(rng.uniform(0.75, 0.95)) * (radius + neighbour.radius)
         way = rng.uniform(0, 2 * np.pi)
         centre = (
@@ -157,7 +158,7 @@ def _propose(
         )
     angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.1)
     stamp = shapes.render(name, centre, radius, angle, stretch, (height, width))
-    return _Placed(name, centre, radius, stamp)
+    return _Placed(name, centre, radius, float(angle), stamp)
 
 
 def _contrasting_color(rng: np.random.Generator, beneath: Array) -> Array:
@@ -170,19 +171,19 @@ def _contrasting_color(rng: np.random.Generator, beneath: Array) -> Array:
     return candidates[good[0] if len(good) else tenth.argmax()]
 
 
-def _fill_picture(rng: np.random.Generator, stamp: shapes.Stamp, color: Array) -> Array:
-    """Colours of a thing in its window: shaded, and plain, banded or speckled."""
-    shape = (stamp.alpha.shape[0], stamp.alpha.shape[1])
-    along, across = textures.rotated_grid(shape, rng.uniform(0, 2 * np.pi))
-    size = max(shape)
-    shade = 1 + rng.uniform(0.1, 0.3) * ((across - across.mean()) / size)
-    fill = color * shade[..., None]
-    style = rng.random()
-    if style < 0.25:
-        band = np.abs(along - along.mean()) < 0.14 * size
-        fill[band] = fill[band] * rng.choice([0.72, 1.28])
-    elif style < 0.45:
-        fill += 0.05 * rng.standard_normal((*shape, 1), dtype=np.float32)
+def _fill_picture(rng: np.random.Generator, placed: _Placed, color: Array, unit: float) -> Array:
+    """Colours of a thing in its window: its class's pattern in two colours, shaded, grainy."""
+    rows, columns = placed.stamp.window
+    x = np.arange(columns.start, columns.stop, dtype=np.float32) - placed.centre[0]
+    y = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - placed.centre[1]
+    cos, sin = np.cos(placed.angle), np.sin(placed.angle)
+    along, across = (x * cos + y * sin) / placed.radius, (y * cos - x * sin) / placed.radius
+    share = coats.pattern(placed.name, along, across, placed.radius, unit)[..., None]
+    fill = (1 - share) * color + share * _contrasting_color(rng, color[None])
+    turn = rng.uniform(0, 2 * np.pi)
+    fill *= (1 + rng.uniform(0.1, 0.25) * (np.cos(turn) * along + np.sin(turn) * across))[..., None]
+    if rng.random() < 0.3:
+        fill += 0.04 * rng.standard_normal((*share.shape[:2], 1), dtype=np.float32)
     return fill
 
 
@@ -196,7 +197,7 @@ def _draw_thing(rng: np.random.Generator, canvas: _Canvas, placed: _Placed) -> N
     color = _contrasting_color(rng, patch[stamp.mask])
     patch *= 1 - rng.uniform(0.2, 0.4) * shadow[..., None]
 
-    fill = _fill_picture(rng, stamp, color)
+    fill = _fill_picture(rng, placed, color, unit)
     if rng.random() < 0.6:
         outline = rng.uniform(0.3, 0.6) if color.mean() > 0.45 else rng.uniform(1.5, 2.0)
         core = cv2.erode(stamp.alpha, np.ones((3, 3), np.uint8), borderValue=(1.0,))
@@ -218,8 +219,8 @@ def _add_things(rng: np.random.Generator, canvas: _Canvas, count: int, pairs: in
     """
     for k in range(count):
         touch = count - k <= pairs
-        small = rng.random() < 0.05
-        radii = (6.5, 8.0) if small else (8.5, 27.0)
+        small = rng.random() < 0.08
+        radii = (7.5, 9.5) if small else (10.5, 27.0)
         for _ in range(25):
             placed = _propose(rng, canvas, radii, touch)
             stamp = placed.stamp

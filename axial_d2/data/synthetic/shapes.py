@@ -1,4 +1,4 @@
-"""Things: five bold outlines whose form is the class.
+"""Things: five bold outlines whose form, with the pattern they wear, is the class.
 
 A contour is ``[P, 2]`` in (x, y), the shape fitting a circle of radius 1 around the origin.
 """

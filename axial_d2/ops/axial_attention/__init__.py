@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from axial_d2.ops.axial_attention import blocked, reference
 from axial_d2.ops.axial_attention.reference import LogitMoments
@@ -23,11 +25,16 @@ def check_span(span: int, name: str = "span") -> None:
         )
 
 
-def _implementation(name: str):
+def check_implementation(name: str) -> None:
+    """Raises ValueError for an unknown implementation."""
     if name not in IMPLEMENTATION_CHOICES:
         raise ValueError(
             f"attention implementation {name!r} is unknown; choose one of {IMPLEMENTATION_CHOICES}."
         )
+
+
+def _implementation(name: str):
+    check_implementation(name)
     return IMPLEMENTATIONS["blocked" if name == "auto" else name]
 
 
@@ -74,7 +81,7 @@ def axial_attention(
     check_span(span)
     dtype = value.dtype
     tensors = (query, key, value, query_table, key_table, value_table, logit_scale)
-    with torch.autocast(query.device.type, enabled=False):
+    with _no_autocast(query):
         content, position = _implementation(implementation).axial_attention(
             *(None if tensor is None else _at_least_float32(tensor) for tensor in tensors), span
         )
@@ -96,10 +103,17 @@ def logit_moments(
     """
     check_span(span)
     tensors = (query, key, query_table, key_table)
-    with torch.autocast(query.device.type, enabled=False):
+    with _no_autocast(query):
         return _implementation(implementation).logit_moments(
             *(_at_least_float32(tensor) for tensor in tensors), span
         )
+
+
+def _no_autocast(tensor: Tensor):
+    device = tensor.device.type
+    if not torch.amp.is_autocast_available(device):  # the meta device
+        return contextlib.nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

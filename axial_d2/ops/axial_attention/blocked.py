@@ -13,12 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from axial_d2.ops.axial_attention.reference import LogitMoments, logit_terms, span_mask
+from axial_d2.ops.axial_attention.reference import (
+    LogitMoments,
+    logit_terms,
+    pairs_in_window,
+    span_mask,
+)
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# One block's logits should stay in cache, yet hold enough groups for products over them.
+# One block's logits should stay in a CPU's cache, yet hold enough groups for products over them;
+# a GPU wants few launches.
 BLOCK_BYTES = 1 << 20
+CUDA_BLOCK_BYTES = 1 << 28
 MIN_BLOCK_GROUPS = 8
 
 
@@ -109,6 +116,11 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_content, grad_position):
+        with torch.autocast(grad_content.device.type, enabled=False):
+            return _BlockedAttention._gradients(ctx, grad_content, grad_position)
+
+    @staticmethod
+    def _gradients(ctx, grad_content, grad_position):
         query, query_position, key, key_position, value, *relative = ctx.saved_tensors
         query_relative, key_relative, value_relative = relative
         by_group = (query, query_position, key, key_position, value)
@@ -162,10 +174,15 @@ def _outside(query: Tensor, span: int) -> Tensor | None:
     return ~span_mask(query.shape[1], span, query.device) if span else None
 
 
+def _block_bytes(query: Tensor) -> int:
+    return CUDA_BLOCK_BYTES if query.is_cuda else BLOCK_BYTES
+
+
 def _blocks(query: Tensor) -> Iterator[slice]:
     """Slices of groups whose logits fill about ``BLOCK_BYTES``."""
     groups, length, _ = query.shape
-    block = max(MIN_BLOCK_GROUPS, BLOCK_BYTES // (length * length * query.element_size()))
+    size = _block_bytes(query) // max(1, length * length * query.element_size())
+    block = max(MIN_BLOCK_GROUPS, size)
     for start in range(0, groups, block):
         yield slice(start, start + block)
 
@@ -182,8 +199,6 @@ def axial_attention(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`axial_d2.ops.axial_attention`."""
     length = query.shape[2]
-    if query.shape[0] == 0:
-        return torch.empty_like(value), torch.empty_like(value)
     query_position, key_position = query, key
     if logit_scale is not None:
         content_scale, query_scale, key_scale = logit_scale[:, None, :, None, None].unbind(0)
@@ -203,65 +218,88 @@ def logit_moments(
     query: Tensor, key: Tensor, query_table: Tensor, key_table: Tensor, span: int = 0
 ) -> LogitMoments:
     """See :func:`axial_d2.ops.logit_moments`; no logit map is kept."""
-    length = query.shape[2]
+    rows, heads, length, _ = query.shape
+    count = rows * pairs_in_window(length, span)
+    if rows == 0:
+        return LogitMoments(query.new_zeros(3, heads), query.new_zeros(3, heads), count)
     if span and span < 2 * length - 1:
-        return _local_moments(query, key, query_table, key_table, span)
-    count = query.shape[0] * length * length
-    content = _content_sums(query, key)
-    query_position = _position_sums(query, _table_window(query_table, length))
-    key_position = _position_sums(key, _table_window(key_table, length).flip(0))
-    mean, mean_square = torch.stack([content, query_position, key_position], dim=1) / count
-    return LogitMoments(mean, (mean_square - mean.square()).clamp(min=0), count)
+        mean, variance = _local_moments(query, key, query_table, key_table, span)
+        return LogitMoments(mean, variance, count)
+    moments = (
+        _content_moments(query, key),
+        _position_moments(query, _table_window(query_table, length)),
+        _position_moments(key, _table_window(key_table, length).flip(0)),
+    )
+    means, variances = zip(*moments, strict=True)
+    return LogitMoments(torch.stack(means), torch.stack(variances), count)
 
 
-def _content_sums(query: Tensor, key: Tensor) -> Tensor:
-    """Sums over rows and pairs of q·k and its square, [2, N]."""
-    total = (query.sum(2) * key.sum(2)).sum((0, 2))
-    if query.shape[3] <= query.shape[2]:
-        squares = ((query.mT @ query) * (key.mT @ key)).sum((0, 2, 3))
-    else:
-        squares = (query @ key.mT).square().sum((0, 2, 3))
-    return torch.stack([total, squares])
+def _content_moments(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of q·k over rows and pairs, [N] each."""
+    length, channels = query.shape[2:]
+    if channels > length:
+        variance, mean = torch.var_mean(query @ key.mT, dim=(0, 2, 3), correction=0)
+        return mean, variance
+    # Within a row from the covariances, then between the rows' means: all of it centred, so
+    # that float32 does not cancel.
+    query_mean, key_mean = query.mean(2, keepdim=True), key.mean(2, keepdim=True)  # [B, N, 1, K]
+    query_covariance = query.mT @ query / length - query_mean.mT @ query_mean
+    key_covariance = key.mT @ key / length - key_mean.mT @ key_mean
+    within = (
+        query_covariance * key_covariance
+        + query_mean * query_mean.mT * key_covariance
+        + key_mean * key_mean.mT * query_covariance
+    ).sum((2, 3))
+    between, mean = torch.var_mean((query_mean * key_mean).sum((2, 3)), dim=0, correction=0)
+    return mean, within.mean(0) + between
 
 
-def _position_sums(features: Tensor, window: Tensor) -> Tensor:
-    """Sums over rows and pairs of x_i·r_{j-i} and its square, [2, N].
+def _position_moments(features: Tensor, window: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of x_i·r_{j-i} over rows and pairs, [N] each.
 
     Args:
         features: x, [B, N, L, K].
         window: table rows of the offsets -(L - 1) … L - 1, [D, K].
     """
-    _, _, length, channels = features.shape
+    rows, _, length, channels = features.shape
     neighbours = _relative_products(window)
-    total = torch.einsum("nik,ik->n", features.sum(0), neighbours.sum(-1))
-    by_position = features.permute(1, 2, 3, 0)  # [N, L, K, B]
-    if channels <= max(length, features.shape[0]):
-        gram = by_position @ by_position.mT
+    center = features.mean(0)  # [N, L, K]
+    between, mean = torch.var_mean(center.transpose(0, 1) @ neighbours, dim=(0, 2), correction=0)
+    deviations = (features - center).permute(1, 2, 3, 0)  # [N, L, K, B]
+    if channels <= max(length, rows):
+        gram = deviations @ deviations.mT
         squares = torch.einsum("nikl,ikl->n", gram, neighbours @ neighbours.mT)
     else:
-        squares = (by_position.mT @ neighbours).square().sum((1, 2, 3))
-    return torch.stack([total, squares])
+        squares = (deviations.mT @ neighbours).square().sum((1, 2, 3))
+    return mean, squares / (rows * length * length) + between
 
 
 def _local_moments(
     query: Tensor, key: Tensor, query_table: Tensor, key_table: Tensor, span: int
-) -> LogitMoments:
+) -> tuple[Tensor, Tensor]:
     """Moments inside a window, in blocks of rows whose logits are recomputed in the backward."""
     rows, heads, length, _ = query.shape
     inside = span_mask(length, span, query.device)
-    window_query, window_key = (_table_window(table, length) for table in (query_table, key_table))
+    windows = [_table_window(table, length) for table in (query_table, key_table)]
 
-    def block_sums(query, key, window_query, window_key):
-        terms = logit_terms(query, key, window_query, window_key) * inside
-        return torch.stack([terms.sum((1, 3, 4)), terms.square().sum((1, 3, 4))])
+    def block_moments(query: Tensor, key: Tensor, *windows: Tensor) -> tuple[Tensor, Tensor]:
+        terms = logit_terms(query, key, *windows)[..., inside]
+        return torch.var_mean(terms, dim=(1, 3), correction=0)
 
-    block = max(1, BLOCK_BYTES // (3 * heads * length * length * query.element_size()))
-    sums = query.new_zeros(2, 3, heads)
-    for start in range(0, rows, block):
-        part = slice(start, start + block)
-        sums = sums + checkpoint(
-            block_sums, query[part], key[part], window_query, window_key, use_reentrant=False
+    block = max(1, _block_bytes(query) // (3 * heads * length * length * query.element_size()))
+    parts = [slice(start, min(start + block, rows)) for start in range(0, rows, block)]
+    moments = [
+        checkpoint(
+            block_moments,
+            query[part],
+            key[part],
+            *windows,
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
-    count = rows * int(inside.sum())
-    mean, mean_square = sums / count
-    return LogitMoments(mean, (mean_square - mean.square()).clamp(min=0), count)
+        for part in parts
+    ]
+    variances, means = (torch.stack(each) for each in zip(*moments, strict=True))
+    shares = query.new_tensor([part.stop - part.start for part in parts])[:, None, None] / rows
+    mean = (means * shares).sum(0)
+    return mean, ((variances + (means - mean).square()) * shares).sum(0)

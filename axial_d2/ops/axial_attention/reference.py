@@ -57,6 +57,12 @@ def span_mask(length: int, span: int, device: torch.device | None = None) -> Ten
     return offsets.abs() <= (span // 2 if span else length)
 
 
+def pairs_in_window(length: int, span: int) -> int:
+    """Number of (query, key) pairs that :func:`span_mask` lets through."""
+    reach = min(span // 2, length - 1) if span else length - 1
+    return length * (2 * reach + 1) - reach * (reach + 1)
+
+
 def logit_terms(query: Tensor, key: Tensor, query_table: Tensor, key_table: Tensor) -> Tensor:
     """The three terms of the logits, q·k, q·r and k·r, as [3, B, N, L, L]."""
     length = query.shape[2]
@@ -74,7 +80,7 @@ def logit_moments(
     inside = span_mask(length, span, query.device)
     terms = logit_terms(query, key, query_table, key_table)[..., inside]  # [3, B, N, pairs]
     variance, mean = torch.var_mean(terms, dim=(1, 3), correction=0)
-    return LogitMoments(mean, variance, query.shape[0] * int(inside.sum()))
+    return LogitMoments(mean, variance, query.shape[0] * pairs_in_window(length, span))
 
 
 def axial_attention(

@@ -1,0 +1,154 @@
+"""Everything that is refused before work begins, and in which words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from axial_d2.data import DatasetError
+from axial_d2.engine import Trainer
+from axial_d2.engine.checks import check_config
+from axial_d2.engine.setup import load_config
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+MakeCfg = Callable[..., CfgNode]
+
+
+def test_a_good_config_passes(tiny_cfg: MakeCfg) -> None:
+    check_config(tiny_cfg())
+
+
+def test_the_trainer_checks_before_it_builds(
+    tiny_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "build_model", lambda *_: pytest.fail("built a model first"))
+    with pytest.raises(ValueError, match="NUM_CLASSES"):
+        Trainer(tiny_cfg("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "key", "count"),
+    [
+        ("AxialDeepLab", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 10),
+        ("PanopticDeepLab", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 10),
+        ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 10),
+        ("GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES", 5),
+        ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 5),
+    ],
+)
+def test_another_number_of_classes_names_key_value_data_set_and_remedy(
+    tiny_cfg: MakeCfg, architecture: str, key: str, count: int
+) -> None:
+    check_config(tiny_cfg("MODEL.META_ARCHITECTURE", architecture, key, count))
+    with pytest.raises(
+        ValueError,
+        match=rf"{key} is 7, but the data set tiny_train has {count} classes \(.*set {key} to "
+        rf"{count}\.",
+    ) as error:
+        check_config(tiny_cfg("MODEL.META_ARCHITECTURE", architecture, key, 7))
+    assert MetadataCatalog.get("tiny_train").stuff_classes[0] in str(error.value)
+
+
+def test_the_test_set_is_checked_too(tiny_cfg: MakeCfg, write_boxes: Callable) -> None:
+    cfg = tiny_cfg("DATASETS.PANOPTIC", [write_boxes(1)], "DATASETS.TEST", "('boxes',)")
+    with pytest.raises(ValueError, match="NUM_CLASSES is 10, but the data set boxes has 2"):
+        check_config(cfg)
+
+
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_an_unknown_data_set_is_answered_with_the_known_ones(tiny_cfg: MakeCfg, key: str) -> None:
+    with pytest.raises(
+        ValueError, match=rf"DATASETS.{key} names \['tyni_train'\].*'tiny_train', 'tiny_val'"
+    ) as error:
+        check_config(tiny_cfg(f"DATASETS.{key}", "('tyni_train',)"))
+    assert "register_panoptic_dataset" in str(error.value)
+
+
+def test_no_training_data_set(tiny_cfg: MakeCfg) -> None:
+    with pytest.raises(ValueError, match=r"DATASETS.TRAIN is empty"):
+        check_config(tiny_cfg("DATASETS.TRAIN", "()"))
+
+
+def test_an_empty_panoptic_json_is_named(tiny_cfg: MakeCfg, write_boxes: Callable) -> None:
+    boxes = write_boxes(1)
+    data = json.loads(Path(boxes[3]).read_text())
+    Path(boxes[3]).write_text(json.dumps({**data, "images": [], "annotations": []}))
+    with pytest.raises(DatasetError, match=re.escape(boxes[3])):
+        tiny_cfg("DATASETS.PANOPTIC", [boxes])
+
+
+def test_an_empty_data_set_of_any_other_kind_is_named(tiny_cfg: MakeCfg) -> None:
+    DatasetCatalog.register("nothing", list)
+    tiny_cfg()
+    metadata = MetadataCatalog.get("tiny_train").as_dict()
+    MetadataCatalog.get("nothing").set(
+        **{k: v for k, v in metadata.items() if k not in ("name", "dataset")}
+    )
+    with pytest.raises((ValueError, AssertionError), match=r"'nothing' is empty"):
+        Trainer(tiny_cfg("DATASETS.TRAIN", "('nothing',)"))
+
+
+def test_a_missing_panoptic_json_is_named(tiny_cfg: MakeCfg) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
+        tiny_cfg("DATASETS.PANOPTIC", [["x", "images", "png", "nowhere.json"]])
+
+
+@pytest.mark.parametrize("entry", [["name", "images"], [], ["a", "b", "c", "d", "e"]])
+def test_a_malformed_entry_is_shown(tiny_cfg: MakeCfg, entry: list[str]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"DATASETS.PANOPTIC has the entry {re.escape(str(entry))}"
+    ):
+        tiny_cfg("DATASETS.PANOPTIC", [entry])
+
+
+def test_a_missing_config_file_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"--config-file configs/axial.yaml does not exist"):
+        load_config("configs/axial.yaml")
+
+
+def test_a_misspelt_key_in_a_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "misspelt.yaml"
+    path.write_text("MODEL:\n  AXIAL_RESNET:\n    WIDHT_MULTIPLIER: 0.5\n")
+    with pytest.raises(ValueError, match=r"Non-existent .*MODEL.AXIAL_RESNET.WIDHT") as error:
+        load_config(str(path))
+    assert str(path) in str(error.value)
+
+
+def test_a_misspelt_key_on_the_command_line_is_named() -> None:
+    with pytest.raises(ValueError, match=r"options .*Non-existent .*AXIAL_RESNET.WIDHT"):
+        load_config("", ["MODEL.AXIAL_RESNET.WIDHT_MULTIPLIER", "0.5"])
+
+
+def test_a_gpu_that_is_not_there_becomes_the_cpu_with_a_word(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert load_config("", ["MODEL.DEVICE", "cuda"]).MODEL.DEVICE == "cpu"
+    assert "MODEL.DEVICE cuda becomes cpu" in caplog.text
+
+
+def test_a_gpu_that_is_not_there_is_refused_where_nobody_replaced_it(
+    tiny_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    cfg = tiny_cfg()
+    cfg.MODEL.DEVICE = "cuda"
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is 'cuda'.*MODEL.DEVICE cpu"):
+        check_config(cfg)
+
+
+@pytest.mark.parametrize("node", ["AXIAL_RESNET", "SEM_SEG_HEAD", "INS_EMBED_HEAD"])
+def test_sync_bn_on_several_cpu_processes_is_refused(
+    tiny_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, node: str
+) -> None:
+    cfg = tiny_cfg(f"MODEL.{node}.NORM", "SyncBN")
+    check_config(cfg)  # one process is fine
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match=rf"MODEL.{node}.NORM is SyncBN.*naiveSyncBN"):
+        check_config(cfg)
+    check_config(tiny_cfg(f"MODEL.{node}.NORM", "naiveSyncBN"))

@@ -1,0 +1,119 @@
+"""Every config file loads, agrees with its data set, and builds the model that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from axial_d2.backbone.axial_resnet import OUTPUT_CHANNELS, STAGE_NAMES, scale_channels
+from axial_d2.data.synthetic.categories import CATEGORIES
+from axial_d2.engine.checks import check_config
+from axial_d2.engine.setup import load_config
+from axial_d2.meta_arch import AxialDeepLab
+from axial_d2.solver import build_lr_scheduler, build_optimizer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from torch import nn
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# "Base-…" files are incomplete on purpose.
+NAMES = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.rglob("*.yaml")
+    if not path.name.startswith("Base")
+)
+BASES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("Base*.yaml"))
+
+WIDTHS = {"s": 0.5, "m": 0.75, "l": 1.0, "xl": 2.0}
+STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 16}
+
+
+@pytest.fixture(autouse=True)
+def _stand_in() -> Iterator[None]:
+    """The demo's names, whose files nobody needs to have drawn."""
+    things = [c["id"] for c in CATEGORIES if c["isthing"]]
+    for split in ("train", "val"):
+        MetadataCatalog.get(f"axial_d2_demo_{split}").set(
+            thing_dataset_id_to_contiguous_id={id_: i for i, id_ in enumerate(things)}
+        )
+    yield
+    for split in ("train", "val"):
+        MetadataCatalog.remove(f"axial_d2_demo_{split}")
+
+
+def load(name: str) -> CfgNode:
+    return load_config(str(CONFIGS / name), ["DATASETS.PANOPTIC", "[]", "MODEL.DEVICE", "cpu"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds_with_the_channels_of_its_width(name: str) -> None:
+    cfg = load(name)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert isinstance(model, AxialDeepLab)
+    width = cfg.MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER
+    shapes = model.backbone.output_shape()
+    assert set(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES) <= set(shapes)
+    for feature, shape in shapes.items():
+        channels = OUTPUT_CHANNELS[STAGE_NAMES.index(feature)]
+        assert shape.channels == scale_channels(channels, width)
+        assert shape.stride == STRIDES[feature]
+    assert model.sem_seg_head.predictor.out_channels == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("coco/", "cityscapes/"))])
+def test_the_papers_models(name: str) -> None:
+    cfg = load(name)
+    size = Path(name).stem.rpartition("_")[2]
+    assert WIDTHS[size] == cfg.MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER
+    assert (cfg.MODEL.AXIAL_RESNET.DEPTH, cfg.MODEL.AXIAL_RESNET.STEM) == (50, "deeplab")
+    assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR) == ("RADAM", 0.001)
+    assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR"
+    protocol = {
+        "coco": (0, 133, 64, 200_000, (1025, 1025)),
+        "cityscapes": (65, 19, 32, 60_000, (1025, 2049)),
+    }[name.partition("/")[0]]
+    assert protocol == (
+        cfg.MODEL.AXIAL_RESNET.SPAN,
+        cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        cfg.SOLVER.IMS_PER_BATCH,
+        cfg.SOLVER.MAX_ITER,
+        tuple(cfg.INPUT.CROP.SIZE),
+    )
+    check_config(cfg)  # against Detectron2's own names
+
+
+def test_every_size_has_a_config() -> None:
+    assert {f"{d}/axial_deeplab_{s}.yaml" for d in ("coco", "cityscapes") for s in WIDTHS} <= set(
+        NAMES
+    )
+
+
+def test_the_demo_has_the_demos_classes() -> None:
+    assert len(CATEGORIES) == load("demo/axial_deeplab_demo.yaml").MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+@pytest.mark.parametrize("name", [*NAMES, *BASES])
+def test_optimizer_and_schedule_exist(name: str) -> None:
+    cfg = load(name)
+    build_lr_scheduler(cfg, build_optimizer(cfg, nn.Linear(1, 1)))
+
+
+@pytest.mark.parametrize("name", [*NAMES, *BASES])
+def test_sizes_and_norms_agree_with_each_other(name: str) -> None:
+    cfg = load(name)
+    heads = (cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD)
+    assert {head.NORM for head in heads} == {cfg.MODEL.AXIAL_RESNET.NORM}
+    assert all(len(head.PROJECT_CHANNELS) == len(head.IN_FEATURES) - 1 for head in heads)
+    assert cfg.MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL % 2 == 1
+    assert (
+        cfg.MODEL.PANOPTIC_DEEPLAB.USE_DEPTHWISE_SEPARABLE_CONV
+        == cfg.MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV
+    )
+    if cfg.INPUT.CROP.ENABLED:
+        assert max(cfg.INPUT.CROP.SIZE) <= 2 * max(cfg.INPUT.MIN_SIZE_TRAIN)
+        assert max(cfg.INPUT.MIN_SIZE_TRAIN) <= cfg.INPUT.MAX_SIZE_TRAIN
