@@ -135,7 +135,9 @@ class AxialResNet(ResNet):
         _check_heads(stage_types, width_multiplier, num_heads)
         if stem == "axial":
             # Its first two blocks have half the stem's channels, keys half of that.
-            _check_key_channels("the axial stem", stem_channels // 4, num_heads)
+            _check_key_channels(
+                f"the axial stem at width {stem_width}", stem_channels // 4, num_heads
+            )
 
         stem_module = build_stem(stem, in_channels, stem_channels, norm, _stem_block(options))
         stages, channels = [], stem_channels
@@ -256,7 +258,8 @@ def _check_heads(stage_types: Sequence[str], width: float, num_heads: int) -> No
     for index, stage_type in enumerate(stage_types):
         if stage_type == "axial":
             channels = scale_channels(BOTTLENECK_CHANNELS[index], width) // 2
-            _check_key_channels(STAGE_NAMES[index], channels, num_heads)
+            place = f"{STAGE_NAMES[index]} at MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER {width}"
+            _check_key_channels(place, channels, num_heads)
 
 
 def _check_key_channels(place: str, channels: int, num_heads: int) -> None:
@@ -264,5 +267,5 @@ def _check_key_channels(place: str, channels: int, num_heads: int) -> None:
         raise ValueError(
             f"MODEL.AXIAL_RESNET.NUM_HEADS {num_heads} does not divide the {channels} query and "
             f"key channels of {place}; choose a number of heads that divides them, or another "
-            "MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER (or STEM_WIDTH_MULTIPLIER)."
+            "width."
         )
