@@ -37,7 +37,8 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         is_local = path and "://" not in path
-        if is_local and comm.is_main_process() and not os.path.isfile(path):
+        # git main takes options behind a question mark.
+        if is_local and comm.is_main_process() and not os.path.isfile(path.partition("?")[0]):
             raise FileNotFoundError(f"{ROLE}, is {path}, which does not exist.")
         return super().load(path, *args, **kwargs)
 

@@ -37,6 +37,7 @@ def check_config(cfg: CfgNode) -> None:
     """Raises ValueError for a config that cannot work with its data sets or this machine."""
     _check_datasets(cfg)
     _check_class_counts(cfg)
+    _check_ignore_label(cfg)
     _check_device(cfg)
 
 
@@ -66,6 +67,19 @@ def _check_class_counts(cfg: CfgNode) -> None:
                 f"{key} is {count(cfg)}, but the data set {name} has {len(classes)} classes "
                 f"({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}); set {key} to "
                 f"{len(classes)}."
+            )
+
+
+def _check_ignore_label(cfg: CfgNode) -> None:
+    if CLASS_COUNTS.get(cfg.MODEL.META_ARCHITECTURE) is not _SEMANTIC:
+        return
+    given = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    for name in cfg.DATASETS.TRAIN:
+        label = MetadataCatalog.get(name).get("ignore_label", given)
+        if label != given:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {given}, but the data set {name} labels "
+                f"pixels without a class {label}; set MODEL.SEM_SEG_HEAD.IGNORE_VALUE to {label}."
             )
 
 

@@ -60,7 +60,7 @@ class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder)
             input_shape=input_shape,  # by name: LazyConfig's, positional, would pass for a cfg
             decoder_channels=decoder_channels,
             norm=norm,
-            head_channels=head_channels,
+            head_channels=head_channels,  # type: ignore[call-arg]
             use_depthwise_separable_conv=use_depthwise_separable_conv,
             **kwargs,
         )

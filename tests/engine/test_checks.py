@@ -60,6 +60,14 @@ def test_the_test_set_is_checked_too(tiny_cfg: MakeCfg, write_boxes: Callable) -
         check_config(cfg)
 
 
+def test_another_ignore_label_names_key_value_data_set_and_remedy(tiny_cfg: MakeCfg) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"IGNORE_VALUE is 254, but the data set tiny_train .* 255; set .*IGNORE_VALUE to 255",
+    ):
+        check_config(tiny_cfg("MODEL.SEM_SEG_HEAD.IGNORE_VALUE", 254))
+
+
 @pytest.mark.parametrize("key", ["TRAIN", "TEST"])
 def test_an_unknown_data_set_is_answered_with_the_known_ones(tiny_cfg: MakeCfg, key: str) -> None:
     with pytest.raises(

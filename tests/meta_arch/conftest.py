@@ -23,11 +23,16 @@ TINY_CONFIG = str(Path(__file__).parents[1] / "engine" / "tiny.yaml")
 
 
 @pytest.fixture(scope="session")
-def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """``tiny_train`` and ``tiny_val``, the demo data set with few pictures; yields the latter."""
+def demo_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("demo")
     make_demo_dataset(root, seed=5, num_train=4, num_val=12)
-    names = register_demo_dataset(root, "tiny")
+    return root
+
+
+@pytest.fixture
+def tiny_dataset(demo_files: Path) -> Iterator[str]:
+    """Registers ``tiny_train`` and ``tiny_val``, the demo data set with few pictures."""
+    names = register_demo_dataset(demo_files, "tiny")
     yield names[1]
     for name in names:
         DatasetCatalog.remove(name)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from axial_d2.meta_arch import AxialDeepLab
-from torch import Tensor
+from torch import Tensor, nn
 
 Build = Callable[..., AxialDeepLab]
 
@@ -96,6 +96,49 @@ def test_a_mixed_batch_equals_one_by_one(build: Build, divisibility: int) -> Non
         assert_documented(output, size)
         torch.testing.assert_close(output["sem_seg"], expected["sem_seg"])
         assert torch.equal(output["panoptic_seg"][0], expected["panoptic_seg"][0])
+
+
+class FixedMaps(nn.Module):
+    """Stands where a head would, and answers with the given maps."""
+
+    common_stride = 4
+
+    def __init__(self, *maps: Tensor):
+        super().__init__()
+        self.maps = maps
+
+    def layers(self, _: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.maps[0] if len(self.maps) == 1 else self.maps
+
+
+@pytest.mark.parametrize("output_size", [None, (32, 64), (64, 128), (16, 96)])
+def test_offsets_decide_in_input_pixels_and_at_every_output_size(
+    output_size: tuple[int, int] | None,
+) -> None:
+    """Each half of the image belongs to the centre in the other half."""
+    logits = torch.tensor([-9.0, 9.0]).view(1, 2, 1, 1).expand(1, 2, 8, 16)
+    heatmap = torch.zeros(1, 1, 8, 16)
+    heatmap[0, 0, 1, 2], heatmap[0, 0, 6, 13] = 0.9, 0.5
+    y, x = torch.meshgrid(torch.arange(8.0), torch.arange(16.0), indexing="ij")
+    left = x < 8
+    offsets = torch.stack([torch.where(left, 6.0, 1.0) - y, torch.where(left, 13.0, 2.0) - x])
+    model = AxialDeepLab(
+        backbone=nn.Identity(),
+        sem_seg_head=FixedMaps(logits),
+        ins_embed_head=FixedMaps(heatmap, offsets[None]),
+        pixel_mean=[0.0],
+        pixel_std=[1.0],
+        thing_classes=[1],
+        nms_kernel=3,
+    ).eval()
+    size = {} if output_size is None else dict(zip(("height", "width"), output_size, strict=True))
+    (output,) = run(model, {"image": torch.zeros(1, 32, 64), **size})
+    ids, infos = output["panoptic_seg"]
+    assert [info["category_id"] for info in infos] == [1, 1]
+    quarter = ids.shape[1] // 4
+    assert (ids[:, :quarter] == 2).all(), "the left belongs to the lower centre, on the right"
+    assert (ids[:, -quarter:] == 1).all()
+    assert infos[0]["score"] > infos[1]["score"]
 
 
 def test_no_image() -> None:

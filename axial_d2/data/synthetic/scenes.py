@@ -220,7 +220,7 @@ def _add_things(rng: np.random.Generator, canvas: _Canvas, count: int, pairs: in
     for k in range(count):
         touch = count - k <= pairs
         small = rng.random() < 0.08
-        radii = (7.5, 9.5) if small else (10.5, 27.0)
+        radii = (7.5, 10.0) if small else (12.0, 27.0)
         for _ in range(25):
             placed = _propose(rng, canvas, radii, touch)
             stamp = placed.stamp
@@ -292,7 +292,7 @@ def draw_scene(rng: np.random.Generator, index: int, image_scale: float = 1.0) -
         canvas = _draw_background(rng, shape, regions, image_scale)
         if not (single or empty):
             pairs = int(rng.integers(1, 3)) if index % 2 == 0 else 0
-            _add_things(rng, canvas, int(rng.choice([2, 3, 3, 4, 4, 5, 5, 6, 7])), pairs)
+            _add_things(rng, canvas, int(rng.choice([2, 3, 4, 4, 5, 5, 6, 7, 8])), pairs)
         image = _light(rng, canvas.picture)
         if corner:
             _hide_corner(rng, image, canvas.labels)
