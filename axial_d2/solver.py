@@ -27,9 +27,13 @@ def _sgd(cfg: CfgNode, parameters: list) -> torch.optim.Optimizer:
 
 OPTIMIZERS: dict[str, OptimizerFactory] = {
     "SGD": _sgd,
-    "ADAM": lambda cfg, parameters: torch.optim.Adam(parameters, cfg.SOLVER.BASE_LR),
-    "ADAMW": lambda cfg, parameters: torch.optim.AdamW(parameters, cfg.SOLVER.BASE_LR),
-    "RADAM": lambda cfg, parameters: torch.optim.RAdam(parameters, cfg.SOLVER.BASE_LR),
+    "ADAM": lambda cfg, parameters: torch.optim.Adam(parameters, cfg.SOLVER.BASE_LR, foreach=True),
+    "ADAMW": lambda cfg, parameters: torch.optim.AdamW(
+        parameters, cfg.SOLVER.BASE_LR, foreach=True
+    ),
+    "RADAM": lambda cfg, parameters: torch.optim.RAdam(
+        parameters, cfg.SOLVER.BASE_LR, foreach=True
+    ),
 }
 SCHEDULERS = ("WarmupPolyLR", "WarmupCosineLR", "WarmupMultiStepLR")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from axial_d2 import compat
 
 COMPAT_FILE = Path(compat.__file__)

@@ -98,10 +98,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def predictor_config(config_file: str, opts: list[str]) -> CfgNode:
     """The config of a model to draw with; checked, since building and loading take long."""
-    try:
-        cfg = load_config(config_file, opts)
-    except (AssertionError, KeyError) as error:  # from yacs
-        raise ValueError(f"--config-file or --opts: {error.args[0]}") from error
+    cfg = load_config(config_file, opts)
     check_config(cfg)
     weights = cfg.MODEL.WEIGHTS
     if not weights:

@@ -38,12 +38,11 @@ class PanopticMapper(PanopticDeeplabDatasetMapper):
             small_instance_weight=base.small_instance_weight,
             ignore_crowd_in_semantic=base.ignore_crowd_in_semantic,
         )
-        if cfg.INPUT.RANDOM_FLIP == "none":
-            arguments["augmentations"] = [
-                augmentation
-                for augmentation in arguments["augmentations"]
-                if not isinstance(augmentation, T.RandomFlip)
-            ]
+        arguments["augmentations"] = [
+            augmentation
+            for augmentation in arguments["augmentations"]
+            if not isinstance(augmentation, T.RandomFlip)
+        ] + _flips(cfg.INPUT.RANDOM_FLIP)
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -68,6 +67,17 @@ class PanopticMapper(PanopticDeeplabDatasetMapper):
             self.panoptic_target_generator(rgb2id(labels.sem_seg), dataset_dict["segments_info"])
         )
         return dataset_dict
+
+
+def _flips(direction: str) -> list[T.Augmentation]:
+    choices = {
+        "horizontal": [T.RandomFlip(horizontal=True, vertical=False)],
+        "vertical": [T.RandomFlip(horizontal=False, vertical=True)],
+        "none": [],
+    }
+    if direction not in choices:
+        raise ValueError(f"INPUT.RANDOM_FLIP is {direction!r}; it must be one of {tuple(choices)}.")
+    return choices[direction]
 
 
 class NamingMapper:

@@ -38,6 +38,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_datasets(cfg)
     _check_class_counts(cfg)
     _check_ignore_label(cfg)
+    _check_crop(cfg)
     _check_device(cfg)
 
 
@@ -81,6 +82,16 @@ def _check_ignore_label(cfg: CfgNode) -> None:
                 f"MODEL.SEM_SEG_HEAD.IGNORE_VALUE is {given}, but the data set {name} labels "
                 f"pixels without a class {label}; set MODEL.SEM_SEG_HEAD.IGNORE_VALUE to {label}."
             )
+
+
+def _check_crop(cfg: CfgNode) -> None:
+    crop = cfg.INPUT.CROP
+    panoptic = cfg.MODEL.META_ARCHITECTURE in ("AxialDeepLab", "PanopticDeepLab")
+    if panoptic and crop.ENABLED and crop.TYPE != "absolute":
+        raise ValueError(
+            f"INPUT.CROP.TYPE is {crop.TYPE!r}; Detectron2's Panoptic-DeepLab heads take "
+            "'absolute' only, with INPUT.CROP.SIZE in pixels."
+        )
 
 
 def _check_device(cfg: CfgNode) -> None:

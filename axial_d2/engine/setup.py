@@ -13,6 +13,8 @@ from axial_d2.config import add_axial_deeplab_config
 from axial_d2.data import register_panoptic_dataset
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 
 def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
@@ -63,4 +65,5 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="axial_d2")
     return cfg

@@ -16,8 +16,9 @@ def find_centers(
     """Local maxima of the centre heat-map.
 
     A pixel is a centre where it is above the threshold and the highest of its
-    ``nms_kernel`` × ``nms_kernel`` window. Of equally high pixels in one window, the first in
-    row-major order stays, so that a plateau is one centre.
+    ``nms_kernel`` × ``nms_kernel`` window. Of equally high peaks, one is kept only if none before
+    it in row-major order lies in its window, so that a plateau as large as the window or smaller
+    is one centre.
 
     Args:
         heatmap: [H, W], any size.

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axial_d2.data import make_demo_dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import id2rgb
 from PIL import Image
-
-from axial_d2.data import make_demo_dataset
 
 
 @pytest.fixture(autouse=True)

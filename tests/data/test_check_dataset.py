@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from axial_d2.data import Problem, ProblemKind, check_panoptic_dataset
 from axial_d2.data.synthetic import SplitPaths
+from PIL import Image
 
 _SEGMENTS = ("annotations", 0, "segments_info")
 

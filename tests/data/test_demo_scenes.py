@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
-from PIL import Image
-
 from axial_d2.data import read_image, read_panoptic_png, register_demo_dataset
 from axial_d2.data.synthetic.scenes import MIN_THING_AREA, draw_scene
 from axial_d2.data.synthetic.shapes import render
+from detectron2.data import DatasetCatalog
+from PIL import Image
 
 NUM_CLASSES, NUM_THINGS = 10, 5
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image
-
 from axial_d2.data import DatasetError, register_demo_dataset, register_panoptic_dataset
 from axial_d2.data import derived as derived_module
 from axial_d2.data.derived import ensure_derived
 from axial_d2.data.synthetic import SplitPaths
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 
 def _ensure(handmade, ignore_label: int = 255) -> derived_module.DerivedFiles:

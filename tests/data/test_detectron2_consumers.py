@@ -12,13 +12,6 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
-from detectron2.structures import Boxes, BoxMode, Instances
-from detectron2.utils.visualizer import ColorMode, Visualizer
-from PIL import Image
-
 from axial_d2.data import (
     make_demo_dataset,
     read_image,
@@ -27,6 +20,12 @@ from axial_d2.data import (
     register_panoptic_dataset,
 )
 from axial_d2.data.synthetic import SplitPaths
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils.visualizer import ColorMode, Visualizer
+from PIL import Image
 
 Record = dict[str, Any]
 

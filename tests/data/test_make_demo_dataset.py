@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-
 from axial_d2.data import make_demo_dataset
 from axial_d2.data.synthetic import SplitPaths
+from PIL import Image
 
 
 def _digests(root: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from axial_d2.data import (
     register_demo_dataset,
     register_panoptic_dataset,
 )
+from axial_d2.data.mapper import _flips
 from axial_d2.data.targets import PanopticTargetGenerator
 from axial_d2.engine.setup import load_config
 from detectron2.config import CfgNode
@@ -236,3 +237,13 @@ def test_naming_mapper_changes_nothing_else(cfg_of: Callable, records: list[dict
     assert NamingMapper(lambda record: None)({}) is None
     mapper = PanopticMapper(cfg_of(*NO_CHANGE))
     assert torch.equal(NamingMapper(mapper)(records[0])["image"], mapper(records[0])["image"])
+
+
+def test_unknown_flip_names_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"RANDOM_FLIP is 'diagonal'.*horizontal.*vertical.*none"):
+        _flips("diagonal")
+
+
+def test_vertical_flip_is_vertical() -> None:
+    (flip,) = _flips("vertical")
+    assert (flip.vertical, flip.horizontal) == (True, False)

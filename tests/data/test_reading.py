@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from axial_d2.data.reading import DatasetError, MissingFileError, read_image, read_panoptic_png
 from panopticapi.utils import id2rgb
 from PIL import Image
-
-from axial_d2.data.reading import DatasetError, MissingFileError, read_image, read_panoptic_png
 
 
 def test_read_image_swaps_to_bgr(tmp_path: Path) -> None:

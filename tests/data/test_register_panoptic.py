@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from axial_d2.data import DatasetError, register_demo_dataset, register_panoptic_dataset
+from axial_d2.data.categories import class_metadata, generated_color
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
 from PIL import Image
-
-from axial_d2.data import DatasetError, register_demo_dataset, register_panoptic_dataset
-from axial_d2.data.categories import class_metadata, generated_color
 
 THINGS_FIRST = {17: 0, 900: 1, 4: 2, 31: 3}
 

@@ -160,3 +160,9 @@ def test_sync_bn_on_several_cpu_processes_is_refused(
     with pytest.raises(ValueError, match=rf"MODEL.{node}.NORM is SyncBN.*naiveSyncBN"):
         check_config(cfg)
     check_config(tiny_cfg(f"MODEL.{node}.NORM", "naiveSyncBN"))
+
+
+def test_a_crop_in_shares_of_the_image(tiny_cfg: MakeCfg) -> None:
+    cfg = tiny_cfg("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "relative")
+    with pytest.raises(ValueError, match=r"INPUT.CROP.TYPE is 'relative'.*'absolute' only"):
+        check_config(cfg)

@@ -220,7 +220,7 @@ def _add_things(rng: np.random.Generator, canvas: _Canvas, count: int, pairs: in
     for k in range(count):
         touch = count - k <= pairs
         small = rng.random() < 0.08
-        radii = (7.5, 10.0) if small else (12.0, 27.0)
+        radii = (7.5, 10.0) if small else (12.5, 27.0)
         for _ in range(25):
             placed = _propose(rng, canvas, radii, touch)
             stamp = placed.stamp

@@ -23,12 +23,12 @@ def _regular(count: int, radius: float = 1.0, turn: float = 0.0) -> Array:
 def _star() -> Array:
     points = np.empty((10, 2))
     points[0::2] = _regular(5)
-    points[1::2] = _regular(5, 0.46, np.pi / 5)
+    points[1::2] = _regular(5, 0.54, np.pi / 5)
     return points
 
 
 def _cross() -> Array:
-    arm, half = 0.95, 0.31
+    arm, half = 0.93, 0.36
     quarter = np.array([[arm, half], [half, half], [half, arm]])
     turns = [quarter]
     for _ in range(3):
@@ -40,7 +40,7 @@ _CONTOURS: dict[str, list[Array]] = {
     "ball": [_regular(48)],
     "triangle": [_regular(3)],
     "star": [_star()],
-    "ring": [_regular(48), _regular(36, 0.5)],
+    "ring": [_regular(48), _regular(36, 0.44)],
     "cross": [_cross()],
 }
 assert sorted(_CONTOURS) == sorted(THING_NAMES)
