@@ -5,6 +5,9 @@ PY := .venv/bin/python
 # Any Python 3 can start the set-up; it then looks for a suitable one, or takes PYTHON=.
 STARTERS := python3 python3.12 python3.11 python3.10 python
 
+# The tests' tensors are tiny, and some tests start processes of their own.
+ONE_THREAD := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-slow lint clean
 
@@ -25,10 +28,10 @@ demo: env ## build the demo data set, train on it, evaluate, draw (10 minutes on
 	$(PY) tools/run_demo.py $(ARGS)
 
 test: env ## the test suite
-	$(PY) -m pytest $(ARGS)
+	$(ONE_THREAD) $(PY) -m pytest $(ARGS)
 
 test-slow: env ## the tests that train for minutes
-	$(PY) -m pytest -m slow $(ARGS)
+	$(ONE_THREAD) $(PY) -m pytest -m slow $(ARGS)
 
 lint: env ## ruff (style and format) and mypy (types)
 	$(PY) -m ruff check .
