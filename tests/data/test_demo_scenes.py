@@ -59,7 +59,8 @@ def test_things_vary_in_size_and_stay_whole(records) -> None:
                 diameters.append(max(segment["bbox"][2:]))
             else:
                 assert segment["area"] >= 0.02 * ids.size
-    assert np.quantile(diameters, 0.1) < 20
+    # One in twelve is drawn small: scenes.py.
+    assert np.quantile(diameters, 0.05) < 20
     assert np.quantile(diameters, 0.9) > 38
     assert min(diameters) >= 9
     counts = [len(r["annotations"]) for r in records if r["annotations"]]
