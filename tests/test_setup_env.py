@@ -314,8 +314,7 @@ def test_package_brings_neither_torch_nor_detectron2():
 
 def test_make_help_lists_every_target():
     make = shutil.which("make")
-    if make is None:
-        pytest.skip("no make here")
+    assert make, "the project's commands are make targets: install make"
     output = subprocess.run(
         [make, "-s", "-C", str(REPOSITORY)], capture_output=True, text=True, check=True
     ).stdout

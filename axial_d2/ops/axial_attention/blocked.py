@@ -10,7 +10,7 @@ shared by heads, so a group is the unit of work), D = 2L - 1 offsets, C channels
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from axial_d2.ops.axial_attention.reference import (
@@ -38,7 +38,7 @@ def _table_window(table: Tensor, length: int) -> Tensor:
     return table[offsets.clamp(-limit, limit) + limit]
 
 
-def _relative_products(window: Tensor) -> Tensor:
+def _relative_embeddings(window: Tensor) -> Tensor:
     """For every position x the embeddings of its partners: [L, C, L] (x, channel, partner).
 
     ``window`` runs over partner - x from -(L - 1) to L - 1.
@@ -48,15 +48,14 @@ def _relative_products(window: Tensor) -> Tensor:
 
 
 def _block_weights(
-    query: Tensor,
-    query_position: Tensor,
-    key: Tensor,
-    key_position: Tensor,
-    query_relative: Tensor,
-    key_relative: Tensor,
-    outside: Tensor | None,
+    block: Sequence[Tensor], query_relative: Tensor, key_relative: Tensor, outside: Tensor | None
 ) -> Tensor:
-    """Softmax weights of one block, [G, L, L] (query, key)."""
+    """Softmax weights of one block, [G, L, L] (query, key).
+
+    ``block`` holds the query and key of its groups, [G, L, K] each: query, query for positions,
+    key, key for positions.
+    """
+    query, query_position, key, key_position = block
     logits = torch.bmm(query, key.mT)
     # One product for each position, over all groups: the embeddings are the same for all.
     logits.transpose(0, 1).baddbmm_(query_position.transpose(0, 1), query_relative)
@@ -69,7 +68,7 @@ def _block_weights(
 class _BlockedAttention(torch.autograd.Function):
     """The op with the scales folded into the two copies of query and key.
 
-    ``*_relative`` are the [L, C, L] embeddings of :func:`_relative_products`, indexed by query
+    ``*_relative`` are the [L, C, L] embeddings of :func:`_relative_embeddings`, indexed by query
     for query and value and by key for key.
     """
 
@@ -90,10 +89,7 @@ class _BlockedAttention(torch.autograd.Function):
         outside = _outside(query, span)
         for part in _blocks(query):
             weights = _block_weights(
-                query[part],
-                query_position[part],
-                key[part],
-                key_position[part],
+                [tensor[part] for tensor in (query, query_position, key, key_position)],
                 query_relative,
                 key_relative,
                 outside,
@@ -133,13 +129,7 @@ class _BlockedAttention(torch.autograd.Function):
         outside = _outside(query, ctx.span)
         for part in _blocks(query):
             weights = _block_weights(
-                query[part],
-                query_position[part],
-                key[part],
-                key_position[part],
-                query_relative,
-                key_relative,
-                outside,
+                [tensor[part] for tensor in by_group[:4]], query_relative, key_relative, outside
             )
             upstream, upstream_position = grad_content[part], grad_position[part].transpose(0, 1)
             grad_value[part] = torch.bmm(weights.mT, upstream)
@@ -206,9 +196,9 @@ def axial_attention(
         key_position = key * key_scale
     content, position = _BlockedAttention.apply(
         *(part.flatten(0, 1) for part in (query, query_position, key, key_position, value)),
-        _relative_products(_table_window(query_table, length)),
-        _relative_products(_table_window(key_table, length).flip(0)),
-        _relative_products(_table_window(value_table, length)),
+        _relative_embeddings(_table_window(query_table, length)),
+        _relative_embeddings(_table_window(key_table, length).flip(0)),
+        _relative_embeddings(_table_window(value_table, length)),
         0 if span >= 2 * length - 1 else span,
     )
     return content.view_as(value), position.view_as(value)
@@ -262,7 +252,7 @@ def _position_moments(features: Tensor, window: Tensor) -> tuple[Tensor, Tensor]
         window: table rows of the offsets -(L - 1) … L - 1, [D, K].
     """
     rows, _, length, channels = features.shape
-    neighbours = _relative_products(window)
+    neighbours = _relative_embeddings(window)
     center = features.mean(0)  # [N, L, K]
     between, mean = torch.var_mean(center.transpose(0, 1) @ neighbours, dim=(0, 2), correction=0)
     deviations = (features - center).permute(1, 2, 3, 0)  # [N, L, K, B]
