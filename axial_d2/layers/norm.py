@@ -43,7 +43,7 @@ def build_norm(norm: str, num_channels: int, zero_init: bool = False) -> nn.Modu
 
 
 def logit_norm_scale(norm: Any, moments: LogitMoments | None) -> Tensor:
-    """What a batch norm of 3·N channels multiplies its input by, as [3, N].
+    """What a batch norm of the logits multiplies its input by, [channels].
 
     Only the factor matters in front of a softmax, which ignores the shift. In training the
     running statistics of ``norm`` are updated just as its own ``forward`` would have done, so
@@ -62,7 +62,7 @@ def logit_norm_scale(norm: Any, moments: LogitMoments | None) -> Tensor:
     if isinstance(norm.bias, nn.Parameter) and norm.bias.requires_grad:
         # A gradient of zero rather than none: DistributedDataParallel waits for every parameter.
         scale = scale + 0.0 * norm.bias
-    return scale.view(3, -1)
+    return scale
 
 
 def uses_batch_statistics(norm: Any) -> bool:

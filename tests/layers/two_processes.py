@@ -56,7 +56,7 @@ def scale_logits(norm_name: str, rows: slice) -> dict[str, Any]:
     nn.init.normal_(norm.weight)
     query, key = query[rows].requires_grad_(), key[rows].requires_grad_()
     scale = logit_norm_scale(norm, logit_moments(query, key, *tables))
-    (scale * torch.arange(6, dtype=torch.float64).view(3, 2)).sum().backward()
+    (scale * torch.arange(6, dtype=torch.float64)).sum().backward()
     return {
         "scale": scale.detach(),
         "query_gradient": query.grad,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import torch
 from axial_d2.ops.axial_attention import blocked, reference
 from axial_d2.ops.axial_attention.reference import LogitMoments
+from axial_d2.ops.precision import at_least_float32, without_autocast
+from axial_d2.ops.terms import check_terms
 from torch import Tensor
 
 IMPLEMENTATIONS = {"reference": reference, "blocked": blocked}
@@ -41,14 +40,15 @@ def _implementation(name: str):
 def axial_attention(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
-    query_table: Tensor,
-    key_table: Tensor,
-    value_table: Tensor,
+    value: Tensor | None,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    value_table: Tensor | None,
     logit_scale: Tensor | None = None,
     span: int = 0,
     implementation: str = "auto",
-) -> tuple[Tensor, Tensor]:
+    query_key: bool = True,
+) -> tuple[Tensor | None, Tensor | None]:
     """Position-sensitive attention along one axis (Axial-DeepLab, eq. 3 and 4).
 
     For query position i, over the keys j of its window::
@@ -61,61 +61,58 @@ def axial_attention(
     of its own. Batch norms on the logit terms enter as ``logit_scale``, since a softmax ignores
     their shifts. There is no division by the square root of the channels.
 
+    Any term can be left out, for ablations: a table or the value that is None, and q·k by
+    ``query_key``. A query or key that no term reads still says the shape.
+
     Args:
         query, key: [B, N, L, K]; B counts all lines of all images.
-        value: [B, N, L, V].
+        value: [B, N, L, V], or None for no content.
         query_table, key_table: [R, K], R odd; row (R - 1) / 2 is offset 0 and the offset is
-            key - query. Offsets beyond the table share its last row on that side.
-        value_table: [R, V].
+            key - query. Offsets beyond the table share its last row on that side. None leaves
+            the term out.
+        value_table: [R, V], or None for no position.
         logit_scale: [3, N], factors of q·k, q·r and k·r; ones if None.
         span: odd length of the window, truncated at the border, or 0 for the whole axis.
         implementation: "reference" (the definition), "blocked" (the same in cache-sized
             blocks) or "auto".
+        query_key: whether the logits have the term q·k; default True.
 
     Returns:
-        content and position, each [B, N, L, V].
+        content and position, each [B, N, L, V], None where left out.
 
     Raises:
-        ValueError: an even or negative span, or an unknown implementation.
+        ValueError: an even or negative span, an unknown implementation, no logit term at all,
+            or nothing to retrieve.
     """
     check_span(span)
-    dtype = value.dtype
+    check_terms(query_key, query_table, key_table, value, value_table)
+    dtype = query.dtype if value is None else value.dtype
     tensors = (query, key, value, query_table, key_table, value_table, logit_scale)
-    with _no_autocast(query):
-        content, position = _implementation(implementation).axial_attention(
-            *(None if tensor is None else _at_least_float32(tensor) for tensor in tensors), span
+    with without_autocast(query):
+        retrieved = _implementation(implementation).axial_attention(
+            *map(at_least_float32, tensors), span, query_key
         )
-    return content.to(dtype), position.to(dtype)
+    content, position = (None if part is None else part.to(dtype) for part in retrieved)
+    return content, position
 
 
 def logit_moments(
     query: Tensor,
     key: Tensor,
-    query_table: Tensor,
-    key_table: Tensor,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
     span: int = 0,
     implementation: str = "auto",
+    query_key: bool = True,
 ) -> LogitMoments:
     """Mean and variance of each logit term, for the batch norms in front of the softmax.
 
-    Taken over rows, queries and the keys inside each window; differentiable.
-    Arguments as in :func:`axial_attention`.
+    Taken over rows, queries and the keys inside each window; differentiable; 0 for a term that
+    is left out. Arguments as in :func:`axial_attention`.
     """
     check_span(span)
     tensors = (query, key, query_table, key_table)
-    with _no_autocast(query):
+    with without_autocast(query):
         return _implementation(implementation).logit_moments(
-            *(_at_least_float32(tensor) for tensor in tensors), span
+            *map(at_least_float32, tensors), span, query_key
         )
-
-
-def _no_autocast(tensor: Tensor):
-    device = tensor.device.type
-    if not torch.amp.is_autocast_available(device):  # the meta device
-        return contextlib.nullcontext()
-    return torch.autocast(device, enabled=False)
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    """Softmax and sums of squares want float32 even under autocast."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

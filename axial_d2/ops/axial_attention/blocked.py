@@ -180,32 +180,58 @@ def _blocks(query: Tensor) -> Iterator[slice]:
 def axial_attention(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
-    query_table: Tensor,
-    key_table: Tensor,
-    value_table: Tensor,
+    value: Tensor | None,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    value_table: Tensor | None,
     logit_scale: Tensor | None = None,
     span: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """See :func:`axial_d2.ops.axial_attention`."""
+    query_key: bool = True,
+) -> tuple[Tensor | None, Tensor | None]:
+    """See :func:`axial_d2.ops.axial_attention`; absent terms cost as much as present ones."""
     length = query.shape[2]
     query_position, key_position = query, key
     if logit_scale is not None:
         content_scale, query_scale, key_scale = logit_scale[:, None, :, None, None].unbind(0)
         query, query_position = query * content_scale, query * query_scale
         key_position = key * key_scale
+    if not query_key:
+        query = torch.zeros_like(query)
+    values, embeddings = _values_and_table(value, value_table, query)
     content, position = _BlockedAttention.apply(
-        *(part.flatten(0, 1) for part in (query, query_position, key, key_position, value)),
-        _relative_embeddings(_table_window(query_table, length)),
-        _relative_embeddings(_table_window(key_table, length).flip(0)),
-        _relative_embeddings(_table_window(value_table, length)),
+        *(part.flatten(0, 1) for part in (query, query_position, key, key_position, values)),
+        _relative_embeddings(_table_window(_table_or_zeros(query_table, query), length)),
+        _relative_embeddings(_table_window(_table_or_zeros(key_table, key), length).flip(0)),
+        _relative_embeddings(_table_window(embeddings, length)),
         0 if span >= 2 * length - 1 else span,
     )
-    return content.view_as(value), position.view_as(value)
+    return (
+        None if value is None else content.view_as(values),
+        None if value_table is None else position.view_as(values),
+    )
+
+
+def _table_or_zeros(table: Tensor | None, features: Tensor) -> Tensor:
+    """A table of one row, shared by all offsets, adds nothing where a term is absent."""
+    return features.new_zeros(1, features.shape[-1]) if table is None else table
+
+
+def _values_and_table(
+    value: Tensor | None, value_table: Tensor | None, query: Tensor
+) -> tuple[Tensor, Tensor]:
+    if value is None:
+        assert value_table is not None
+        value = query.new_zeros(*query.shape[:3], value_table.shape[1])
+    return value, _table_or_zeros(value_table, value)
 
 
 def logit_moments(
-    query: Tensor, key: Tensor, query_table: Tensor, key_table: Tensor, span: int = 0
+    query: Tensor,
+    key: Tensor,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    span: int = 0,
+    query_key: bool = True,
 ) -> LogitMoments:
     """See :func:`axial_d2.ops.logit_moments`; no logit map is kept."""
     rows, heads, length, _ = query.shape
@@ -213,14 +239,17 @@ def logit_moments(
     if rows == 0:
         return LogitMoments(query.new_zeros(3, heads), query.new_zeros(3, heads), count)
     if span and span < 2 * length - 1:
-        mean, variance = _local_moments(query, key, query_table, key_table, span)
+        mean, variance = _local_moments(query, key, query_table, key_table, span, query_key)
         return LogitMoments(mean, variance, count)
-    moments = (
-        _content_moments(query, key),
-        _position_moments(query, _table_window(query_table, length)),
-        _position_moments(key, _table_window(key_table, length).flip(0)),
-    )
-    means, variances = zip(*moments, strict=True)
+    absent = (query.new_zeros(heads), query.new_zeros(heads))
+    content = query_position = key_position = absent
+    if query_key:
+        content = _content_moments(query, key)
+    if query_table is not None:
+        query_position = _position_moments(query, _table_window(query_table, length))
+    if key_table is not None:
+        key_position = _position_moments(key, _table_window(key_table, length).flip(0))
+    means, variances = zip(content, query_position, key_position, strict=True)
     return LogitMoments(torch.stack(means), torch.stack(variances), count)
 
 
@@ -265,15 +294,25 @@ def _position_moments(features: Tensor, window: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _local_moments(
-    query: Tensor, key: Tensor, query_table: Tensor, key_table: Tensor, span: int
+    query: Tensor,
+    key: Tensor,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    span: int,
+    query_key: bool,
 ) -> tuple[Tensor, Tensor]:
     """Moments inside a window, in blocks of rows whose logits are recomputed in the backward."""
     rows, heads, length, _ = query.shape
     inside = span_mask(length, span, query.device)
-    windows = [_table_window(table, length) for table in (query_table, key_table)]
+    windows = [
+        None if table is None else _table_window(table, length)
+        for table in (query_table, key_table)
+    ]
 
-    def block_moments(query: Tensor, key: Tensor, *windows: Tensor) -> tuple[Tensor, Tensor]:
-        terms = logit_terms(query, key, *windows)[..., inside]
+    def block_moments(
+        query: Tensor, key: Tensor, query_window: Tensor | None, key_window: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        terms = logit_terms(query, key, query_window, key_window, query_key)[..., inside]
         return torch.var_mean(terms, dim=(1, 3), correction=0)
 
     block = max(1, _block_bytes(query) // (3 * heads * length * length * query.element_size()))

@@ -63,43 +63,66 @@ def pairs_in_window(length: int, span: int) -> int:
     return length * (2 * reach + 1) - reach * (reach + 1)
 
 
-def logit_terms(query: Tensor, key: Tensor, query_table: Tensor, key_table: Tensor) -> Tensor:
-    """The three terms of the logits, q·k, q·r and k·r, as [3, B, N, L, L]."""
+def logit_terms(
+    query: Tensor,
+    key: Tensor,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    query_key: bool = True,
+) -> Tensor:
+    """The three terms of the logits, q·k, q·r and k·r, as [3, B, N, L, L]; absent ones are 0."""
     length = query.shape[2]
-    content = torch.einsum("bnik,bnjk->bnij", query, key)
-    query_position = torch.einsum("bnik,ijk->bnij", query, relative_embeddings(query_table, length))
-    key_position = torch.einsum("bnjk,ijk->bnij", key, relative_embeddings(key_table, length))
+    absent = query.new_zeros(*query.shape[:3], length)
+    content = query_position = key_position = absent
+    if query_key:
+        content = torch.einsum("bnik,bnjk->bnij", query, key)
+    if query_table is not None:
+        embeddings = relative_embeddings(query_table, length)
+        query_position = torch.einsum("bnik,ijk->bnij", query, embeddings)
+    if key_table is not None:
+        embeddings = relative_embeddings(key_table, length)
+        key_position = torch.einsum("bnjk,ijk->bnij", key, embeddings)
     return torch.stack([content, query_position, key_position])
 
 
 def logit_moments(
-    query: Tensor, key: Tensor, query_table: Tensor, key_table: Tensor, span: int = 0
+    query: Tensor,
+    key: Tensor,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    span: int = 0,
+    query_key: bool = True,
 ) -> LogitMoments:
     """Mean and variance of each logit term over rows, queries and the keys in their windows."""
     length = query.shape[2]
     inside = span_mask(length, span, query.device)
-    terms = logit_terms(query, key, query_table, key_table)[..., inside]  # [3, B, N, pairs]
-    variance, mean = torch.var_mean(terms, dim=(1, 3), correction=0)
+    terms = logit_terms(query, key, query_table, key_table, query_key)[..., inside]
+    variance, mean = torch.var_mean(terms, dim=(1, 3), correction=0)  # of [3, B, N, pairs]
     return LogitMoments(mean, variance, query.shape[0] * pairs_in_window(length, span))
 
 
 def axial_attention(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
-    query_table: Tensor,
-    key_table: Tensor,
-    value_table: Tensor,
+    value: Tensor | None,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    value_table: Tensor | None,
     logit_scale: Tensor | None = None,
     span: int = 0,
-) -> tuple[Tensor, Tensor]:
+    query_key: bool = True,
+) -> tuple[Tensor | None, Tensor | None]:
     """See :func:`axial_d2.ops.axial_attention`."""
     length = query.shape[2]
-    terms = logit_terms(query, key, query_table, key_table)
+    terms = logit_terms(query, key, query_table, key_table, query_key)
     if logit_scale is not None:
         terms = terms * logit_scale[:, None, :, None, None]
     logits = terms.sum(0).masked_fill(~span_mask(length, span, query.device), float("-inf"))
-    weights = logits.softmax(dim=-1).to(value.dtype)
-    content = torch.einsum("bnij,bnjv->bniv", weights, value)
-    position = torch.einsum("bnij,ijv->bniv", weights, relative_embeddings(value_table, length))
+    weights = logits.softmax(dim=-1)
+    content = position = None
+    if value is not None:
+        content = torch.einsum("bnij,bnjv->bniv", weights, value)
+    if value_table is not None:
+        embeddings = relative_embeddings(value_table, length)
+        position = torch.einsum("bnij,ijv->bniv", weights, embeddings)
     return content, position

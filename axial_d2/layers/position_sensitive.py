@@ -1,0 +1,129 @@
+"""What position-sensitive attention on one axis and on a 2-D window have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from axial_d2.layers.norm import build_norm, logit_norm_scale, uses_batch_statistics
+from axial_d2.layers.terms import ALL_TERMS, AttentionTerms
+from axial_d2.ops import LogitMoments
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+
+
+class PositionSensitiveAttention(nn.Module):
+    """Projection and batch norms of position-sensitive attention (Axial-DeepLab, eq. 3).
+
+    Batch norms, none of them followed by a bias anywhere: on the projected query, key and value;
+    on each logit term of each head; on the retrieved content and position terms, channel by
+    channel, before they are added. The projection packs query | key | value, heads outermost.
+
+    Subclasses own the position tables and the layout that their op wants.
+
+    Args:
+        in_channels: channels of the input.
+        key_channels: channels of query and of key, all heads together.
+        value_channels: channels of value and of the output, all heads together.
+        num_heads: divides ``key_channels`` and ``value_channels``.
+        norm: "BN", "SyncBN", "naiveSyncBN" or "FrozenBN".
+        terms: those of the five that exist.
+
+    Raises:
+        ValueError: heads that do not divide the channels, an unknown norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        key_channels: int,
+        value_channels: int,
+        *,
+        num_heads: int,
+        norm: str,
+        terms: AttentionTerms = ALL_TERMS,
+    ):
+        super().__init__()
+        check_heads(num_heads, key_channels, value_channels)
+        self.num_heads = num_heads
+        self.key_channels = key_channels
+        self.value_channels = value_channels
+        self.terms = terms
+        self.projected_channels = (
+            key_channels if terms.query else 0,
+            key_channels if terms.key else 0,
+            value_channels if terms.value_content else 0,
+        )
+        projected = sum(self.projected_channels)
+        self.qkv = Conv2d(
+            in_channels, projected, kernel_size=1, bias=False, norm=build_norm(norm, projected)
+        )
+        self.logit_norm = build_norm(norm, sum(terms.logits) * num_heads)
+        self.retrieved_norm = build_norm(norm, sum(terms.retrieved) * value_channels)
+
+    def reset_projection(self) -> None:
+        """Unit variance of query, key and value for inputs of unit variance."""
+        nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
+
+    def project(self, x: Tensor) -> Tensor:
+        """[B, in_channels, H, W] → query | key | value, [B, C, H, W]."""
+        qkv = self.qkv(x)
+        if 1 in qkv.shape[2:] and qkv.requires_grad:
+            # Batch norm's backward on CPUs (PyTorch 2.11) misreads a gradient whose strides are
+            # ambiguous.
+            qkv.register_hook(Tensor.contiguous)
+        return qkv
+
+    def stand_in(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Query, key and value from those of them that exist.
+
+        Where no term reads the query, or the key, the other stands in: ops want its shape.
+        """
+        remaining = list(parts)
+        query = remaining.pop(0) if self.terms.query else None
+        key = remaining.pop(0) if self.terms.key else query
+        value = remaining.pop(0) if self.terms.value_content else None
+        query = key if query is None else query
+        assert query is not None
+        return query, query if key is None else key, value
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether the logits are normalised by the moments of the batch at hand."""
+        return uses_batch_statistics(self.logit_norm)
+
+    def logit_scale(self, moments: LogitMoments | None) -> Tensor:
+        """Factors of q·k, q·r and k·r, [3, N], 1 for a term that does not exist."""
+        present = list(self.terms.logits)
+        if all(present):
+            return logit_norm_scale(self.logit_norm, moments).view(3, -1)
+        if moments is not None:
+            moments = LogitMoments(moments.mean[present], moments.variance[present], moments.count)
+        scale = logit_norm_scale(self.logit_norm, moments).view(-1, self.num_heads)
+        every = scale.new_ones(3, self.num_heads)
+        every[present] = scale
+        return every
+
+    def combine(self, retrieved: Sequence[Tensor | None]) -> Tensor:
+        """Norm of the content and position images, [B, N·V, H, W] each or None, and their sum."""
+        images = [image for image in retrieved if image is not None]
+        if len(images) == 1:
+            return self.retrieved_norm(images[0])
+        content, position = self.retrieved_norm(torch.cat(images, dim=1)).chunk(2, dim=1)
+        return content + position
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_heads={self.num_heads}, key_channels={self.key_channels}, "
+            f"value_channels={self.value_channels}"
+        )
+
+
+def check_heads(num_heads: int, key_channels: int, value_channels: int) -> None:
+    """Raises ValueError unless the heads divide both channel counts."""
+    if num_heads < 1 or key_channels % num_heads or value_channels % num_heads:
+        raise ValueError(
+            f"num_heads {num_heads} does not divide key_channels {key_channels} and "
+            f"value_channels {value_channels}; choose a number of heads that divides both, or "
+            "another width."
+        )
