@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from axial_d2.backbone.axial_resnet import OUTPUT_CHANNELS, STAGE_NAMES, scale_channels
+from axial_d2.backbone.stages import OUTPUT_CHANNELS, STAGE_NAMES, scale_channels
 from axial_d2.data.synthetic.categories import CATEGORIES
 from axial_d2.engine.checks import check_config
 from axial_d2.engine.setup import load_config

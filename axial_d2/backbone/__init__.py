@@ -1,16 +1,36 @@
 """Backbones; importing this registers them with Detectron2."""
 
+from axial_d2.backbone.attention_resnet import AttentionResNet
 from axial_d2.backbone.axial_resnet import AxialResNet, build_axial_resnet_backbone
-from axial_d2.backbone.blocks import AxialBlock
+from axial_d2.backbone.blocks import (
+    AxialBlock,
+    GlobalBlock,
+    LocalBlock,
+    PositionSensitiveLocalBlock,
+)
 from axial_d2.backbone.fpn import (
     build_axial_resnet_fpn_backbone,
+    build_local_attention_resnet_fpn_backbone,
     build_retinanet_axial_resnet_fpn_backbone,
+    build_retinanet_local_attention_resnet_fpn_backbone,
+)
+from axial_d2.backbone.local_attention_resnet import (
+    LocalAttentionResNet,
+    build_local_attention_resnet_backbone,
 )
 
 __all__ = [
+    "AttentionResNet",
     "AxialBlock",
     "AxialResNet",
+    "GlobalBlock",
+    "LocalAttentionResNet",
+    "LocalBlock",
+    "PositionSensitiveLocalBlock",
     "build_axial_resnet_backbone",
     "build_axial_resnet_fpn_backbone",
+    "build_local_attention_resnet_backbone",
+    "build_local_attention_resnet_fpn_backbone",
     "build_retinanet_axial_resnet_fpn_backbone",
+    "build_retinanet_local_attention_resnet_fpn_backbone",
 ]

@@ -2,24 +2,28 @@
 
 | name | layers | stride |
 |---|---|---|
-| `conv7` | 7×7 stride 2, 3×3 max-pool (authors' classification code) | 4 |
+| `conv7` | 7×7 stride 2, 3×3 max-pool (ResNet; authors' classification code; SASA) | 4 |
 | `deeplab` | three 3×3 convs, the first stride 2, 3×3 max-pool (the paper's cost tables) | 4 |
 | `inception` | three 3×3 convs, the first stride 2, no pool: res2 strides (DeepLab2) | 2 |
 | `axial` | three axial blocks, the first stride 2, 3×3 max-pool (Full Axial-ResNet) | 4 |
+| `attention` | attention inside 4×4 blocks, 4×4 max-pool (full SASA) | 4 |
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch.nn.functional as F
+from axial_d2.backbone.attention_stem import AttentionStem
+from axial_d2.backbone.blocks import AxialBlock
+from axial_d2.backbone.stages import StageOptions, axial_arguments, check_heads_divide
 from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone.resnet import BasicStem
 from detectron2.projects.deeplab.resnet import DeepLabStem
-from torch import Tensor, nn
+from torch import Tensor
 
-# Output channels at width 1.0.
-STEM_CHANNELS = {"conv7": 64, "deeplab": 128, "inception": 128, "axial": 128}
+FULL_AXIAL_SPAN = 15
 
 
 class InceptionStem(DeepLabStem):
@@ -45,40 +49,62 @@ class AxialStem(CNNBlockBase):
     [B, in_channels, H, W] → [B, out_channels, ceil(H / 4), ceil(W / 4)] after a 3×3 max-pool.
 
     Args:
-        make_block: ``make_block(in_channels, out_channels, stride)`` returns one axial block.
+        options: of the axial blocks; a span of 0 becomes 15, the paper's choice for a stem.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, make_block: Callable[[int, int, int], nn.Module]
-    ):
+    def __init__(self, in_channels: int, out_channels: int, options: StageOptions):
         super().__init__(in_channels, out_channels, 4)
         half = out_channels // 2
-        self.block1 = make_block(in_channels, half, 2)
-        self.block2 = make_block(half, half, 1)
-        self.block3 = make_block(half, out_channels, 1)
+        place = f"the axial stem of {out_channels} channels"
+        check_heads_divide(options, half // 2, place)
+        arguments = axial_arguments(replace(options, span=options.span or FULL_AXIAL_SPAN))
+        self.block1, self.block2, self.block3 = (
+            AxialBlock(
+                channels_in, channels, stride=stride, bottleneck_channels=channels, **arguments
+            )
+            for channels_in, channels, stride in (
+                (in_channels, half, 2),
+                (half, half, 1),
+                (half, out_channels, 1),
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block3(self.block2(self.block1(x)))
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
-def build_stem(
-    name: str,
-    in_channels: int,
-    out_channels: int,
-    norm: str,
-    make_axial_block: Callable[[int, int, int], nn.Module],
-) -> CNNBlockBase:
-    """The stem called ``name``.
+@dataclass(frozen=True)
+class Stem:
+    """A kind of stem.
 
-    Raises:
-        ValueError: an unknown name.
+    Args:
+        channels: of its output, at width 1.0.
+        build: from input channels, output channels and options to a block.
     """
-    if name == "axial":
-        return AxialStem(in_channels, out_channels, make_axial_block)
-    convolutional = {"conv7": BasicStem, "deeplab": DeepLabStem, "inception": InceptionStem}
-    if name not in convolutional:
-        raise ValueError(
-            f"MODEL.AXIAL_RESNET.STEM {name!r} is unknown; choose one of {tuple(STEM_CHANNELS)}."
-        )
-    return convolutional[name](in_channels, out_channels, norm)
+
+    channels: int
+    build: Callable[[int, int, StageOptions], CNNBlockBase]
+
+
+def _convolutional(stem_class: type[BasicStem] | type[DeepLabStem], channels: int) -> Stem:
+    def build(in_channels: int, out_channels: int, options: StageOptions) -> CNNBlockBase:
+        return stem_class(in_channels, out_channels, options.norm)
+
+    return Stem(channels, build)
+
+
+def _build_attention_stem(
+    in_channels: int, out_channels: int, options: StageOptions
+) -> CNNBlockBase:
+    return AttentionStem(in_channels, out_channels, norm=options.norm)
+
+
+# A new stem is an entry here.
+STEMS = {
+    "conv7": _convolutional(BasicStem, 64),
+    "deeplab": _convolutional(DeepLabStem, 128),
+    "inception": _convolutional(InceptionStem, 128),
+    "axial": Stem(128, AxialStem),
+    "attention": Stem(64, _build_attention_stem),
+}

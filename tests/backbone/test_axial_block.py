@@ -123,6 +123,6 @@ def test_channels_of_keys() -> None:
 
 
 def test_unknown_striding_is_refused() -> None:
-    message = "MODEL.AXIAL_RESNET.STRIDING 'pool' is unknown; choose one of ('subsample', 'avg_p"
+    message = "STRIDING 'pool' is unknown; choose one of ('subsample', 'avg_p"
     with pytest.raises(ValueError, match=re.escape(message)):
         make_block(striding="pool")

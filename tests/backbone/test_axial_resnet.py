@@ -10,10 +10,10 @@ import torch
 from axial_d2 import add_axial_deeplab_config
 from axial_d2.backbone import AxialBlock, AxialResNet
 from axial_d2.backbone.blocks import STRIDING_CHOICES
-from axial_d2.backbone.stem import STEM_CHANNELS
+from axial_d2.backbone.stem import STEMS
 from axial_d2.layers import NORM_CHOICES, AxialAttention
 from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES
-from detectron2.config import LazyCall, get_cfg, instantiate
+from detectron2.config import CfgNode, LazyCall, get_cfg, instantiate
 from detectron2.layers import BatchNorm2d, FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.modeling.backbone.resnet import BottleneckBlock
@@ -32,7 +32,7 @@ from torch import nn
 
 WIDTHS = {"S": 0.5, "M": 0.75, "L": 1.0, "XL": 2.0}
 BLOCKS = {26: [1, 2, 4, 1], 50: [3, 4, 6, 3]}
-STEM_STRIDES = {"conv7": 4, "deeplab": 4, "inception": 2, "axial": 4}
+STEM_STRIDES = {"conv7": 4, "deeplab": 4, "inception": 2, "axial": 4, "attention": 4}
 NORM_CLASSES = {
     "BN": BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
@@ -96,7 +96,7 @@ class TestPublishedNumbers:
 
 
 class TestSizes:
-    @pytest.mark.parametrize("stem", STEM_CHANNELS)
+    @pytest.mark.parametrize("stem", STEMS)
     @pytest.mark.parametrize("output_stride", [8, 16, 32])
     def test_strides(self, stem: str, output_stride: int) -> None:
         backbone = tiny_backbone(stem=stem, output_stride=output_stride).eval()
@@ -106,7 +106,7 @@ class TestSizes:
         check_sizes(backbone, (64, 96))
 
     @pytest.mark.parametrize("striding", STRIDING_CHOICES)
-    @pytest.mark.parametrize("stem", STEM_CHANNELS)
+    @pytest.mark.parametrize("stem", STEMS)
     @pytest.mark.parametrize("size", [(1, 1), (3, 5), (7, 70), (33, 65), (200, 9)])
     def test_any_size_is_rounded_up(self, size: tuple[int, int], stem: str, striding: str) -> None:
         """Smaller than a stride, odd, not square, and (max_span 3) longer than every table."""
@@ -312,7 +312,7 @@ class TestDoors:
 
     def test_every_key_of_the_config_reaches_the_constructor(self) -> None:
         """Each key, changed alone, changes the model, its features or its description."""
-        changes = {
+        changes: dict[str, object] = {
             "DEPTH": 50,
             "WIDTH_MULTIPLIER": 0.25,
             "STEM": "inception",
@@ -321,13 +321,15 @@ class TestDoors:
             "STAGE_TYPES": ["conv", "axial", "axial", "axial"],
             "NUM_HEADS": 2,
             "SPAN": 3,
+            "STAGE_SPANS": [0, 0, 0, 3],
             "MAX_SPAN": 5,
+            "TERMS": CfgNode({**tiny_config().MODEL.AXIAL_RESNET.TERMS, "KEY_POSITION": False}),
             "OUTPUT_STRIDE": 8,
             "OUT_FEATURES": ["res2"],
             "NORM": "FrozenBN",
             "ATTENTION_IMPL": "reference",
         }
-        assert changes.keys() == tiny_config().MODEL.AXIAL_RESNET.keys()
+        assert {*changes, "POSITIONS"} == tiny_config().MODEL.AXIAL_RESNET.keys()
 
         def description(**keys: object) -> tuple:
             with torch.device("meta"):
@@ -344,6 +346,8 @@ class TestDoors:
         standard = description()
         for key, value in changes.items():
             assert description(**{key: value}) != standard, key
+        local = {"STAGE_TYPES": ["local"] * 4, "SPAN": 3}  # which alone have a choice
+        assert description(**local, POSITIONS="none") != description(**local)
 
     def test_input_shape_gives_the_channels(self) -> None:
         backbone = build_backbone(tiny_config(), ShapeSpec(channels=6))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from axial_d2.backbone.stages import STAGE_TYPES
 from detectron2.modeling import build_backbone
 from tiny_backbones import tiny_backbone, tiny_config
 
@@ -17,7 +18,7 @@ BAD_VALUES = [
     ("ATTENTION_IMPL", "cuda", ["auto", "reference", "blocked"]),
     ("NORM", "GN", ["BN", "SyncBN", "naiveSyncBN", "FrozenBN"]),
     ("NORM", "", ["BN", "SyncBN", "naiveSyncBN", "FrozenBN"]),
-    ("STAGE_TYPES", ["axial", "axial", "axial", "mamba"], ["axial", "conv"]),
+    ("STAGE_TYPES", ["axial", "axial", "axial", "mamba"], [*STAGE_TYPES]),
     ("STAGE_TYPES", ["axial", "axial"], ["res2", "res3", "res4", "res5"]),
     ("OUT_FEATURES", ["res1"], ["stem", "res2", "res3", "res4", "res5"]),
     ("OUT_FEATURES", ["p2", "res5"], ["stem", "res2", "res3", "res4", "res5"]),

@@ -1,0 +1,105 @@
+"""SASA's spatially-aware attention stem (arXiv 1906.05909, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from axial_d2.layers import build_norm
+from axial_d2.layers.position_sensitive import check_heads
+from detectron2.layers import CNNBlockBase, Conv2d
+from torch import Tensor, nn
+
+BLOCK = 4
+MIXTURES = 4
+
+
+class AttentionStem(CNNBlockBase):
+    """Attention inside each 4×4 block of pixels, norm, ReLU, 4×4 max-pool with stride 4.
+
+    At pixel level, content says little; so the value projection mixes several matrices by where
+    a pixel lies in its block, as a convolution's weights differ by position:
+    ``v_ab = (sum_m p(a, b, m) W_V^m) x_ab``, with
+    ``p(a, b, m) = softmax_m((row_a + column_b)·mixture_m)``.
+
+    Shape: [B, in_channels, H, W] → [B, out_channels, ceil(H / 4), ceil(W / 4)], any H and W: what
+    lies outside the image is neither attended to nor pooled.
+
+    Args:
+        in_channels: of the image.
+        out_channels: of query, key, value and output, all heads together.
+        num_heads: divides ``out_channels``; default 4.
+        norm: "BN" (default), "SyncBN", "naiveSyncBN" or "FrozenBN".
+
+    Raises:
+        ValueError: heads that do not divide the channels, an unknown norm.
+    """
+
+    def __init__(
+        self, in_channels: int = 3, out_channels: int = 64, *, num_heads: int = 4, norm: str = "BN"
+    ):
+        super().__init__(in_channels, out_channels, BLOCK)
+        check_heads(num_heads, out_channels, out_channels)
+        self.num_heads = num_heads
+        self.query = Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.key = Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
+        self.value = Conv2d(in_channels, MIXTURES * out_channels, kernel_size=1, bias=False)
+        embedding = out_channels // num_heads
+        self.row_embedding = nn.Parameter(torch.empty(BLOCK, embedding))
+        self.column_embedding = nn.Parameter(torch.empty(BLOCK, embedding))
+        self.mixture_embedding = nn.Parameter(torch.empty(MIXTURES, embedding))
+        self.norm = build_norm(norm, out_channels)
+        for conv in (self.query, self.key, self.value):
+            nn.init.normal_(conv.weight, std=in_channels**-0.5)
+        for table in (self.row_embedding, self.column_embedding, self.mixture_embedding):
+            nn.init.normal_(table, std=embedding**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        padded = F.pad(x, (0, -width % BLOCK, 0, -height % BLOCK))
+        query, key = (self._blocks(conv(padded)) for conv in (self.query, self.key))
+        attended = F.scaled_dot_product_attention(
+            query,
+            key,
+            self._blocks(self._values(padded)),
+            attn_mask=self._inside(height, width, x),
+            scale=1.0,
+        )
+        out = F.relu_(self.norm(self._image(attended, padded)[:, :, :height, :width]))
+        return F.max_pool2d(out, BLOCK, ceil_mode=True)
+
+    def mixture_weights(self) -> Tensor:
+        """p(a, b, m), [4, 4, mixtures], by row and column inside a block."""
+        places = self.row_embedding[:, None] + self.column_embedding[None]
+        return (places @ self.mixture_embedding.T).softmax(dim=-1)
+
+    def _values(self, x: Tensor) -> Tensor:
+        """[B, in_channels, H, W], multiples of 4 → [B, out_channels, H, W]."""
+        rows, columns = (side // BLOCK for side in x.shape[2:])
+        weights = self.mixture_weights().to(x.dtype).permute(2, 0, 1).repeat(1, rows, columns)
+        candidates = self.value(x).unflatten(1, (MIXTURES, -1))  # [B, M, C, H, W]
+        return torch.einsum("bmchw,mhw->bchw", candidates, weights)
+
+    def _blocks(self, image: Tensor) -> Tensor:
+        """[B, C, H, W] → [B·blocks, N, 16, C / N]."""
+        rows, columns = (side // BLOCK for side in image.shape[2:])
+        parts = image.unflatten(3, (columns, BLOCK)).unflatten(2, (rows, BLOCK))
+        parts = parts.unflatten(1, (self.num_heads, -1))  # [B, N, C/N, rows, 4, columns, 4]
+        return parts.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(0, 2)
+
+    def _image(self, blocks: Tensor, like: Tensor) -> Tensor:
+        """[B·blocks, N, 16, C / N] → [B, C, H, W]."""
+        batch, _, height, width = like.shape
+        parts = blocks.unflatten(0, (batch, height // BLOCK, width // BLOCK))
+        parts = parts.unflatten(4, (BLOCK, BLOCK))  # [B, rows, columns, N, 4, 4, C/N]
+        return parts.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, -1, height, width)
+
+    def _inside(self, height: int, width: int, like: Tensor) -> Tensor | None:
+        """[B·blocks, 1, 1, 16] bool, which keys are pixels of the image; None if all are."""
+        if height % BLOCK == 0 and width % BLOCK == 0:
+            return None
+        image = torch.zeros(
+            -(-height // BLOCK) * BLOCK, -(-width // BLOCK) * BLOCK, device=like.device
+        )
+        image[:height, :width] = 1
+        blocks = F.unfold(image[None, None], BLOCK, stride=BLOCK)[0].T > 0  # [blocks, 16]
+        return blocks.repeat(len(like), 1)[:, None, None]
