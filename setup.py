@@ -17,10 +17,12 @@ setup(
     package_data={"": ["README.md"]},
     python_requires=">=3.10",
     # Not torch (pip might exchange the user's build), nor Detectron2 (the package index has
-    # none under that name): axial_d2/compat.py says so where it is missing.
+    # none under that name): axial_d2/compat.py says so where it is missing. Nor what needs torch
+    # itself: that is an extra.
     install_requires=["numpy", "Pillow", "tqdm"],
     extras_require={
         "panoptic": ["panopticapi-lite"],
+        "lookahead": ["pytorch-optimizer>=4.1"],
         "demo": ["opencv-python-headless"],
         "dev": ["mypy", "pytest", "pytest-timeout", "ruff"],
     },

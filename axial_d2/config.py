@@ -7,25 +7,56 @@ from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
 
 
 def add_axial_resnet_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.AXIAL_RESNET``; :class:`axial_d2.backbone.AxialResNet` documents the values."""
-    node = cfg.MODEL.AXIAL_RESNET = CfgNode()
-    # Layers: 50 or 26.
-    node.DEPTH = 50
+    """Adds ``MODEL.AXIAL_RESNET``; :class:`axial_d2.backbone.AttentionResNet` has the meanings."""
+    node = cfg.MODEL.AXIAL_RESNET = _attention_resnet_node()
     # Of every channel: 0.5 S, 0.75 M, 1.0 L, 2.0 XL, or any other number above 0.
     node.WIDTH_MULTIPLIER = 0.5
-    # conv7, deeplab, inception or axial.
     node.STEM = "deeplab"
+    node.STRIDING = "subsample"
+    node.STAGE_TYPES = ["axial", "axial", "axial", "axial"]
+    node.SPAN = 0
+
+
+def add_local_attention_resnet_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.LOCAL_ATTENTION_RESNET``, with the keys of ``MODEL.AXIAL_RESNET``."""
+    node = cfg.MODEL.LOCAL_ATTENTION_RESNET = _attention_resnet_node()
+    node.WIDTH_MULTIPLIER = 1.0
+    node.STEM = "conv7"
+    node.STRIDING = "avg_pool"
+    node.STAGE_TYPES = ["local", "local", "local", "local"]
+    node.SPAN = 7
+
+
+def _attention_resnet_node() -> CfgNode:
+    node = CfgNode()
+    # Layers: 26, 38 or 50.
+    node.DEPTH = 50
+    # Of every channel after the stem, above 0.
+    node.WIDTH_MULTIPLIER = 1.0
+    # conv7, deeplab, inception, axial or attention.
+    node.STEM = "conv7"
     # Of the stem's channels; 0 follows WIDTH_MULTIPLIER.
     node.STEM_WIDTH_MULTIPLIER = 0.0
     # subsample or avg_pool.
     node.STRIDING = "subsample"
-    # One of axial, conv for each of res2 ... res5.
-    node.STAGE_TYPES = ["axial", "axial", "axial", "axial"]
+    # One of axial, conv, local, local_ps, global for each of res2 ... res5.
+    node.STAGE_TYPES = ["conv", "conv", "conv", "conv"]
     node.NUM_HEADS = 8
-    # Positions a query attends to: odd, or 0 for its whole row or column.
+    # Positions a query attends to, to a side: odd, or 0 for its whole row or column (axial only).
     node.SPAN = 0
-    # Position tables have 2 * MAX_SPAN - 1 rows; positions beyond share the last one.
+    # A span for each of res2 ... res5; empty: SPAN everywhere.
+    node.STAGE_SPANS = []
+    # Axial position tables have 2 * MAX_SPAN - 1 rows; positions beyond share the last one.
     node.MAX_SPAN = 255
+    # Of local stages: relative, absolute or none.
+    node.POSITIONS = "relative"
+    # Terms of the attention, each on or off, for the papers' ablations.
+    node.TERMS = CfgNode()
+    node.TERMS.QUERY_KEY = True
+    node.TERMS.QUERY_POSITION = True
+    node.TERMS.KEY_POSITION = True
+    node.TERMS.VALUE_CONTENT = True
+    node.TERMS.VALUE_POSITION = True
     # 8, 16 (segmentation) or 32 (classification, FPN).
     node.OUTPUT_STRIDE = 16
     # Some of stem, res2, res3, res4, res5.
@@ -34,6 +65,18 @@ def add_axial_resnet_config(cfg: CfgNode) -> None:
     node.NORM = "SyncBN"
     # auto, reference or blocked.
     node.ATTENTION_IMPL = "auto"
+    return node
+
+
+def add_lookahead_config(cfg: CfgNode) -> None:
+    """Adds ``SOLVER.LOOKAHEAD``; :class:`axial_d2.lookahead.Lookahead` documents the values."""
+    node = cfg.SOLVER.LOOKAHEAD = CfgNode()
+    # Around whatever SOLVER.OPTIMIZER names.
+    node.ENABLED = False
+    # Steps of the optimizer a cycle: 1 or more.
+    node.STEPS = 5
+    # How far the slow weights go to the fast ones: 0 (not at all) to 1 (no Lookahead).
+    node.ALPHA = 0.5
 
 
 def add_axial_deeplab_config(cfg: CfgNode) -> None:
@@ -44,11 +87,17 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     """
     add_panoptic_deeplab_config(cfg)
     add_axial_resnet_config(cfg)
+    add_local_attention_resnet_config(cfg)
+    add_lookahead_config(cfg)
     cfg.MODEL.INS_EMBED_HEAD.NAME = "AxialDeepLabInsEmbedHead"
     # What stands between the backbone and each decoder: none, projection (1x1 convolution to
     # ASPP_CHANNELS) or aspp.
     cfg.MODEL.SEM_SEG_HEAD.DECODER_INPUT = "none"
     cfg.MODEL.INS_EMBED_HEAD.DECODER_INPUT = "none"
+    # Test-time augmentation, beside Detectron2's TEST.AUG.ENABLED, FLIP, MIN_SIZES and MAX_SIZE:
+    # ratios above 0 of the plain test size (the paper's multi-scale: 0.5, 0.75 ... 2.0), which
+    # replace MIN_SIZES and MAX_SIZE. Empty: MIN_SIZES and MAX_SIZE count.
+    cfg.TEST.AUG.SCALES = ()
     # Data sets to register before training: [name, image folder, panoptic PNG folder, panoptic
     # JSON] each; axial_d2.data.register_panoptic_dataset does the same from Python.
     cfg.DATASETS.PANOPTIC = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +43,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer ``cfg.SOLVER.OPTIMIZER``, without weight decay on norms and relative tables.
 
     Learning rates, decays and gradient clipping follow Detectron2's ``cfg.SOLVER`` keys.
+    ``cfg.SOLVER.LOOKAHEAD`` puts :class:`axial_d2.lookahead.Lookahead` around it.
 
     Raises:
-        ValueError: an unknown optimizer.
+        ValueError: an unknown optimizer, or values that Lookahead does not take; on loading, the
+            state of an optimizer with Lookahead in one without, or the reverse.
+        ImportError: Lookahead without the package pytorch-optimizer.
     """
     name = cfg.SOLVER.OPTIMIZER
     if name not in OPTIMIZERS:
@@ -58,7 +62,40 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         overrides={table: {"weight_decay": 0.0} for table in RELATIVE_TABLES},
     )
-    return maybe_add_gradient_clipping(cfg, OPTIMIZERS[name](cfg, parameters))
+    optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[name](cfg, parameters))
+    if cfg.SOLVER.LOOKAHEAD.ENABLED:
+        return _with_lookahead(cfg, optimizer)
+    optimizer.register_load_state_dict_pre_hook(_refuse_lookahead_state)
+    return optimizer
+
+
+def _with_lookahead(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    try:
+        from axial_d2.lookahead import Lookahead
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "SOLVER.LOOKAHEAD.ENABLED needs a package: pip install 'pytorch-optimizer>=4.1', or "
+            "set SOLVER.LOOKAHEAD.ENABLED False."
+        ) from error
+    steps = cfg.SOLVER.LOOKAHEAD.STEPS
+    lookahead = Lookahead(optimizer, steps, cfg.SOLVER.LOOKAHEAD.ALPHA)
+    if cfg.SOLVER.MAX_ITER % steps:
+        logging.getLogger(__name__).warning(
+            "SOLVER.MAX_ITER %d is no multiple of SOLVER.LOOKAHEAD.STEPS %d: the final model will "
+            "have fast weights, not Lookahead's slow ones.",
+            cfg.SOLVER.MAX_ITER,
+            steps,
+        )
+    return lookahead
+
+
+def _refuse_lookahead_state(_: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    if "lookahead_state" in state:
+        raise ValueError(
+            "The checkpoint to resume from was trained with Lookahead: set "
+            "SOLVER.LOOKAHEAD.ENABLED True, or start anew from its weights (MODEL.WEIGHTS, "
+            "without --resume)."
+        )
 
 
 class PolyLR(WarmupPolyLR):

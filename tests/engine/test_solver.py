@@ -52,11 +52,20 @@ def test_poly_and_cosine_follow_their_curves_after_the_warm_up(
     given = rates(tiny_cfg(*COMMON, "SOLVER.LR_SCHEDULER_NAME", name))
     for iteration in (WARMUP, WARMUP + 1, 37, 50, LAST - 1):
         assert given[iteration] == pytest.approx(curve(iteration)), iteration
-    # A tenth at first, then up on a line (times the curve, in poly's case).
-    assert given[0] == pytest.approx(0.1 * BASE)
-    assert given[WARMUP // 2] == pytest.approx(0.55 * curve(WARMUP // 2), rel=0.03)
     assert given[: WARMUP + 1] == sorted(given[: WARMUP + 1])
     assert given[WARMUP:] == sorted(given[WARMUP:], reverse=True)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_the_warm_up_is_a_line(tiny_cfg: MakeCfg, name: str) -> None:
+    """From a tenth of the base rate; to the curve's value at its end, or times poly's curve."""
+    given = rates(tiny_cfg(*COMMON, "SOLVER.LR_SCHEDULER_NAME", name))
+    if name == "WarmupPolyLR":
+        line = [(0.1 + 0.9 * i / WARMUP) * poly(i) for i in range(WARMUP + 1)]
+    else:
+        end = cosine(WARMUP) if name == "WarmupCosineLR" else BASE
+        line = [0.1 * BASE + (end - 0.1 * BASE) * i / WARMUP for i in range(WARMUP + 1)]
+    assert given[: WARMUP + 1] == pytest.approx(line)
 
 
 def test_steps_divide_by_ten(tiny_cfg: MakeCfg) -> None:
