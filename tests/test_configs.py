@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from axial_d2.backbone.stages import OUTPUT_CHANNELS, STAGE_NAMES, scale_channels
@@ -14,7 +15,8 @@ from axial_d2.engine.setup import load_config
 from axial_d2.meta_arch import AxialDeepLab
 from axial_d2.solver import build_lr_scheduler, build_optimizer
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -28,20 +30,27 @@ NAMES = sorted(
 BASES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("Base*.yaml"))
 
 WIDTHS = {"s": 0.5, "m": 0.75, "l": 1.0, "xl": 2.0}
+# The paper's own models.
+PAPER = [f"{d}/axial_deeplab_{s}.yaml" for d in ("cityscapes", "coco", "mapillary") for s in WIDTHS]
 STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 16}
+# Prefix of data sets whose files nobody needs to have → number of things.
+STAND_INS = {
+    "axial_d2_demo": sum(bool(c["isthing"]) for c in CATEGORIES),
+    "mapillary_vistas_v1.2_panoptic": 37,
+}
 
 
 @pytest.fixture(autouse=True)
 def _stand_in() -> Iterator[None]:
-    """The demo's names, whose files nobody needs to have drawn."""
-    things = [c["id"] for c in CATEGORIES if c["isthing"]]
-    for split in ("train", "val"):
-        MetadataCatalog.get(f"axial_d2_demo_{split}").set(
-            thing_dataset_id_to_contiguous_id={id_: i for i, id_ in enumerate(things)}
-        )
+    names = [f"{prefix}_{split}" for prefix in STAND_INS for split in ("train", "val")]
+    for name in names:
+        things = {id_: id_ for id_ in range(STAND_INS[name.rpartition("_")[0]])}
+        DatasetCatalog.register(name, list)
+        MetadataCatalog.get(name).set(thing_dataset_id_to_contiguous_id=things)
     yield
-    for split in ("train", "val"):
-        MetadataCatalog.remove(f"axial_d2_demo_{split}")
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def load(name: str) -> CfgNode:
@@ -65,7 +74,7 @@ def test_builds_with_the_channels_of_its_width(name: str) -> None:
     assert model.sem_seg_head.predictor.out_channels == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("coco/", "cityscapes/"))])
+@pytest.mark.parametrize("name", PAPER)
 def test_the_papers_models(name: str) -> None:
     cfg = load(name)
     size = Path(name).stem.rpartition("_")[2]
@@ -74,8 +83,9 @@ def test_the_papers_models(name: str) -> None:
     assert (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR) == ("RADAM", 0.001)
     assert cfg.SOLVER.LR_SCHEDULER_NAME == "WarmupPolyLR"
     protocol = {
-        "coco": (0, 133, 64, 200_000, (1025, 1025)),
+        "coco": (65, 133, 64, 200_000, (1025, 1025)),
         "cityscapes": (65, 19, 32, 60_000, (1025, 2049)),
+        "mapillary": (65, 65, 64, 150_000, (1025, 1025)),
     }[name.partition("/")[0]]
     assert protocol == (
         cfg.MODEL.AXIAL_RESNET.SPAN,
@@ -88,9 +98,28 @@ def test_the_papers_models(name: str) -> None:
 
 
 def test_every_size_has_a_config() -> None:
-    assert {f"{d}/axial_deeplab_{s}.yaml" for d in ("coco", "cityscapes") for s in WIDTHS} <= set(
-        NAMES
-    )
+    assert set(PAPER) <= set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "usual_size", "tenths"),
+    [
+        ("coco", (480, 640), range(5, 16)),
+        ("mapillary", (2448, 3264), range(5, 21)),
+    ],
+)
+def test_training_scales_are_ratios_of_the_test_size(
+    name: str, usual_size: tuple[int, int], tenths: range
+) -> None:
+    node = load(f"{name}/axial_deeplab_l.yaml").INPUT
+    image = np.empty((*usual_size, 3), np.uint8)
+
+    def width(shorter_side: int, longest: int) -> int:
+        return T.ResizeShortestEdge(shorter_side, longest).get_transform(image).new_w
+
+    at_test = width(node.MIN_SIZE_TEST, node.MAX_SIZE_TEST)
+    ratios = [width(side, node.MAX_SIZE_TRAIN) / at_test for side in node.MIN_SIZE_TRAIN]
+    assert ratios == pytest.approx([n / 10 for n in tenths], abs=0.001)
 
 
 def test_the_demo_has_the_demos_classes() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from axial_d2.config import add_axial_deeplab_config
-from axial_d2.data import register_panoptic_dataset
+from axial_d2.data import register_known_datasets, register_panoptic_dataset
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -18,7 +18,10 @@ from detectron2.utils.logger import setup_logger
 
 
 def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
-    """A config from a file and KEY VALUE pairs; its ``DATASETS.PANOPTIC`` get registered.
+    """A config from a file and KEY VALUE pairs; its data sets get registered.
+
+    Those of ``DATASETS.PANOPTIC``, and what else it names of
+    :data:`axial_d2.data.KNOWN_DATASETS`; one whose files are missing fails when it is used.
 
     Where no GPU is at hand, ``MODEL.DEVICE`` cuda becomes cpu, with a log line.
 
@@ -46,6 +49,7 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> Cfg
                 "panoptic PNG folder, panoptic JSON]."
             )
         register_panoptic_dataset(*entry)
+    register_known_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     return cfg
 
 
