@@ -25,6 +25,7 @@ from axial_d2.data import DatasetError, read_image
 from axial_d2.engine import StrictCheckpointer
 from axial_d2.engine.checks import check_config
 from axial_d2.engine.setup import load_config
+from axial_d2.meta_arch.test_time_augmentation import with_test_time_augmentation
 from axial_d2.visualization import (
     VIDEO_ENCODERS,
     Video,
@@ -47,7 +48,10 @@ STOP_KEYS = (27, ord("q"))
 
 
 class StrictPredictor(DefaultPredictor):
-    """Detectron2's predictor; weights that do not fit raise ``WeightsError``."""
+    """Detectron2's predictor; weights that do not fit raise ``WeightsError``.
+
+    With ``TEST.AUG.ENABLED`` it predicts with that test-time augmentation.
+    """
 
     def __init__(self, cfg: CfgNode):
         unloaded = cfg.clone()
@@ -55,6 +59,8 @@ class StrictPredictor(DefaultPredictor):
         unloaded.MODEL.WEIGHTS = ""
         super().__init__(unloaded)
         StrictCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
+        if cfg.TEST.AUG.ENABLED:
+            self.model = with_test_time_augmentation(cfg, self.model)
         self.metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from axial_d2.meta_arch.test_time_augmentation import check_test_time_augmentation
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
@@ -31,6 +32,8 @@ CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
         "thing_classes",
     ),
 }
+# In their lower case these are in the names of our backbones; Detectron2's read MODEL.RESNETS.
+BACKBONE_NODES = ("AXIAL_RESNET", "LOCAL_ATTENTION_RESNET", "MAX_DEEPLAB_S", "AXIAL_SWIDERNET")
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -39,6 +42,8 @@ def check_config(cfg: CfgNode) -> None:
     _check_class_counts(cfg)
     _check_ignore_label(cfg)
     _check_crop(cfg)
+    if cfg.TEST.AUG.ENABLED:
+        check_test_time_augmentation(cfg)
     _check_device(cfg)
 
 
@@ -102,18 +107,16 @@ def _check_device(cfg: CfgNode) -> None:
             "MODEL.DEVICE cpu."
         )
     if device.type == "cpu" and comm.get_world_size() > 1:
-        keys = ("MODEL.AXIAL_RESNET.NORM", "MODEL.SEM_SEG_HEAD.NORM", "MODEL.INS_EMBED_HEAD.NORM")
-        synchronised = [
-            key
-            for key, node in zip(
-                keys,
-                (cfg.MODEL.AXIAL_RESNET, cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD),
-                strict=True,
-            )
-            if node.NORM == "SyncBN"
-        ]
+        nodes = (_backbone_node(cfg), "SEM_SEG_HEAD", "INS_EMBED_HEAD")
+        synchronised = [f"MODEL.{node}.NORM" for node in nodes if cfg.MODEL[node].NORM == "SyncBN"]
         if synchronised:
             raise ValueError(
                 f"{', '.join(synchronised)} is SyncBN, which PyTorch has on GPUs only; several "
                 "processes on CPUs need naiveSyncBN."
             )
+
+
+def _backbone_node(cfg: CfgNode) -> str:
+    """The part of ``cfg.MODEL`` that the backbone reads."""
+    name = cfg.MODEL.BACKBONE.NAME
+    return next((node for node in BACKBONE_NODES if f"_{node.lower()}_" in name), "RESNETS")

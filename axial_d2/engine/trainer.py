@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 import weakref
 from typing import Any
@@ -12,15 +13,18 @@ from axial_d2.data.mapper import NamingMapper, PanopticMapper
 from axial_d2.engine.checkpoint import StrictCheckpointer
 from axial_d2.engine.checks import check_config
 from axial_d2.evaluation import build_evaluators
+from axial_d2.meta_arch.test_time_augmentation import with_test_time_augmentation
 from axial_d2.solver import build_lr_scheduler, build_optimizer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
+    HookBase,
     SimpleTrainer,
     TrainerBase,
     create_ddp_model,
+    hooks,
 )
 from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
@@ -84,6 +88,34 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
+
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's; with ``TEST.AUG.ENABLED`` the trained model is tested so as well."""
+        built = super().build_hooks()
+        if self.cfg.TEST.AUG.ENABLED:
+            kinds = [type(hook) for hook in built]
+            # Right after the plain test, and before the results are written.
+            built.insert(kinds.index(hooks.EvalHook) + 1, hooks.EvalHook(0, self._test_with_TTA))
+        return built
+
+    def _test_with_TTA(self) -> dict[str, Any]:
+        results = self.test_with_TTA(self.cfg, self.model)
+        self._last_eval_results.update(results)
+        return results
+
+    @classmethod
+    def test_with_TTA(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Like ``test``, with the augmentation of ``TEST.AUG``, as in Detectron2's train_net.py.
+
+        Returns:
+            The results under "<task>_TTA"; of several data sets, under "<data set>_TTA". Files
+            of the evaluators go into ``OUTPUT_DIR/inference_TTA``.
+        """
+        logging.getLogger(__name__).info("Running inference with test-time augmentation ...")
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [cls.build_evaluator(cfg, name, folder) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, with_test_time_augmentation(cfg, model), evaluators)
+        return {f"{name}_TTA": result for name, result in results.items()}
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):

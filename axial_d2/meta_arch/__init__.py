@@ -1,5 +1,6 @@
 """Meta-architectures; importing this registers them with Detectron2."""
 
 from axial_d2.meta_arch.axial_deeplab import AxialDeepLab
+from axial_d2.meta_arch.test_time_augmentation import AxialDeepLabWithTTA
 
-__all__ = ["AxialDeepLab"]
+__all__ = ["AxialDeepLab", "AxialDeepLabWithTTA"]

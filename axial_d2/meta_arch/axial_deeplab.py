@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,19 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.projects.panoptic_deeplab import build_ins_embed_branch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
+
+
+class OutputMaps(NamedTuple):
+    """What the network predicts for one image, brought to the size of the output.
+
+    * probabilities: [num_classes, height, width], semantic; they sum to 1.
+    * heatmap: [height, width], of instance centres.
+    * offsets: [2, height, width] as (y, x), in output pixels, from a pixel to its centre.
+    """
+
+    probabilities: Tensor
+    heatmap: Tensor
+    offsets: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -118,20 +131,42 @@ class AxialDeepLab(nn.Module):
     def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
         if self.training:
             return self._losses(batched_inputs)
+        return self.segment(batched_inputs, self.output_maps)
+
+    def segment(
+        self,
+        batched_inputs: list[dict],
+        output_maps: Callable[[list[dict]], Iterable[OutputMaps]],
+    ) -> list[dict]:
+        """The result for each image, from the maps that ``output_maps`` makes of it.
+
+        Args:
+            batched_inputs: as :meth:`forward` takes them.
+            output_maps: gives the maps of images of one size, in their order, as the method of
+                that name does; test-time augmentation gives averaged ones.
+        """
         results: list[dict] = [{}] * len(batched_inputs)
         for indices in _indices_by_size(batched_inputs).values():
-            for index, result in zip(
-                indices, self._segment([batched_inputs[i] for i in indices]), strict=True
-            ):
-                results[index] = result
+            group = [batched_inputs[index] for index in indices]
+            for index, maps in zip(indices, output_maps(group), strict=True):
+                results[index] = self._result(maps)
         return results
+
+    def output_maps(self, batched_inputs: list[dict]) -> Iterator[OutputMaps]:
+        """Maps of each image, all of one size; the network sees them in one batch.
+
+        Args:
+            batched_inputs: as :meth:`forward` takes them.
+        """
+        logits, center, offset = self._network_maps(self._images(batched_inputs).tensor)
+        for index, inputs in enumerate(batched_inputs):
+            image = slice(index, index + 1)
+            yield self._resized_maps(logits[image], center[image], offset[image], inputs)
 
     def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
         images = self._images(batched_inputs).tensor
-        features = self.backbone(images)
         targets = self._targets(batched_inputs, images.shape[-2:])
-        logits = self.sem_seg_head.layers(features).float()
-        center, offset = (maps.float() for maps in self.ins_embed_head.layers(features))
+        logits, center, offset = self._network_maps(images)
         return {
             **self.sem_seg_head.losses(logits, targets["sem_seg"], targets["sem_seg_weights"]),
             **self.ins_embed_head.center_losses(
@@ -142,33 +177,28 @@ class AxialDeepLab(nn.Module):
             ),
         }
 
-    def _segment(self, batched_inputs: list[dict]) -> list[dict]:
-        """Results for images of one size."""
-        images = self._images(batched_inputs)
-        features = self.backbone(images.tensor)
+    def _network_maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits [B, num_classes, h, w], heat-map [B, 1, h, w] and offsets [B, 2, h, w]."""
+        features = self.backbone(images)
         logits = self.sem_seg_head.layers(features)
         center, offset = self.ins_embed_head.layers(features)
-        image_size = batched_inputs[0]["image"].shape[-2:]
-        return [
-            self._postprocess(
-                logits[i : i + 1], center[i : i + 1], offset[i : i + 1], image_size, inputs
-            )
-            for i, inputs in enumerate(batched_inputs)
-        ]
+        return logits.float(), center.float(), offset.float()
 
-    def _postprocess(
-        self, logits: Tensor, center: Tensor, offset: Tensor, image_size, inputs: dict
-    ) -> dict:
-        output_size = (inputs.get("height", image_size[0]), inputs.get("width", image_size[1]))
-        sizes = (tuple(image_size), output_size)
+    def _resized_maps(
+        self, logits: Tensor, center: Tensor, offset: Tensor, inputs: dict
+    ) -> OutputMaps:
+        sizes = (tuple(inputs["image"].shape[-2:]), output_size(inputs))
         semantic_stride = self.sem_seg_head.common_stride
         instance_stride = self.ins_embed_head.common_stride
-        logits = resize_predictions(logits.float(), semantic_stride, *sizes)[0]
-        probabilities = logits.softmax(dim=0)
+        return OutputMaps(
+            resize_predictions(logits, semantic_stride, *sizes)[0].softmax(dim=0),
+            resize_predictions(center, instance_stride, *sizes)[0, 0],
+            resize_offsets(offset, instance_stride, *sizes)[0],
+        )
+
+    def _result(self, maps: OutputMaps) -> dict:
         segments = panoptic_segments(
-            probabilities,
-            resize_predictions(center.float(), instance_stride, *sizes)[0, 0],
-            resize_offsets(offset.float(), instance_stride, *sizes)[0],
+            *maps,
             self.thing_classes,
             stuff_area=self.stuff_area,
             threshold=self.center_threshold,
@@ -177,7 +207,7 @@ class AxialDeepLab(nn.Module):
         )
         return {
             "panoptic_seg": (segments.ids, segments.segments_info()),
-            "sem_seg": probabilities,
+            "sem_seg": maps.probabilities,
             "instances": to_instances(segments),
         }
 
@@ -215,6 +245,12 @@ class AxialDeepLab(nn.Module):
             )
             for name, (stride, value) in padding.items()
         }
+
+
+def output_size(inputs: dict) -> tuple[int, int]:
+    """Height and width that an input asks for: its image's where it does not say."""
+    height, width = inputs["image"].shape[-2:]
+    return inputs.get("height", height), inputs.get("width", width)
 
 
 def _stack_padded(tensors: list[Tensor], size: Sequence[int], value: float) -> Tensor:

@@ -162,6 +162,29 @@ def test_sync_bn_on_several_cpu_processes_is_refused(
     check_config(tiny_cfg(f"MODEL.{node}.NORM", "naiveSyncBN"))
 
 
+@pytest.mark.parametrize(
+    ("name", "node"),
+    [
+        ("build_axial_resnet_backbone", "AXIAL_RESNET"),
+        ("build_retinanet_axial_resnet_fpn_backbone", "AXIAL_RESNET"),
+        ("build_local_attention_resnet_backbone", "LOCAL_ATTENTION_RESNET"),
+        ("build_local_attention_resnet_fpn_backbone", "LOCAL_ATTENTION_RESNET"),
+        ("build_retinanet_local_attention_resnet_fpn_backbone", "LOCAL_ATTENTION_RESNET"),
+        ("build_resnet_backbone", "RESNETS"),
+        ("build_resnet_deeplab_backbone", "RESNETS"),
+    ],
+)
+def test_the_norm_of_the_backbone_in_use_is_the_one_that_counts(
+    tiny_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, name: str, node: str
+) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    nodes = ("AXIAL_RESNET", "LOCAL_ATTENTION_RESNET", "RESNETS")
+    opts = [x for each in nodes for x in (f"MODEL.{each}.NORM", "SyncBN")]
+    with pytest.raises(ValueError, match=rf"^MODEL.{node}.NORM is SyncBN"):
+        check_config(tiny_cfg("MODEL.BACKBONE.NAME", name, *opts))
+    check_config(tiny_cfg("MODEL.BACKBONE.NAME", name, *opts, f"MODEL.{node}.NORM", "BN"))
+
+
 def test_a_crop_in_shares_of_the_image(tiny_cfg: MakeCfg) -> None:
     cfg = tiny_cfg("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "relative")
     with pytest.raises(ValueError, match=r"INPUT.CROP.TYPE is 'relative'.*'absolute' only"):

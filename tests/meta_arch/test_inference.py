@@ -141,12 +141,8 @@ def test_offsets_decide_in_input_pixels_and_at_every_output_size(
     assert infos[0]["score"] > infos[1]["score"]
 
 
-def test_no_image() -> None:
-    assert AxialDeepLab.forward.__get__(_Evaluating())([]) == []
-
-
-class _Evaluating:
-    training = False
+def test_no_image(build: Build) -> None:
+    assert build()([]) == []
 
 
 def test_bytes_and_floats_are_the_same_image(build: Build) -> None:

@@ -137,8 +137,9 @@ def test_bfloat16_autocast_is_close_to_float32(build: Build, training_example: E
     assert all(loss.dtype == torch.float32 for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+    # Batch norms over a dozen pixels at stride 16: up to 7.5 % apart over a dozen seeds.
     for name, loss in losses.items():
-        assert loss.item() == pytest.approx(expected[name].item(), rel=0.05), name
+        assert loss.item() == pytest.approx(expected[name].item(), rel=0.1), name
 
 
 @pytest.mark.parametrize("lacking", [["center"], ["sem_seg_weights", "offset"]])
