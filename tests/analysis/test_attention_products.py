@@ -19,7 +19,7 @@ from axial_d2.ops import axial_attention
 from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
-HEADS, KEYS, VALUES = 2, 4, 8
+HEADS, KEYS, VALUES = 2, 8, 12
 TERMS = ("query_key", "query_position", "key_position", "value_content", "value_position")
 
 

@@ -6,7 +6,6 @@ from axial_d2.analysis.fidelity.tables import (
     ALL_CONV,
     AXIAL,
     LOCAL,
-    Options,
     PublishedModel,
     PublishedTable,
     stages,
@@ -106,37 +105,27 @@ def _imagenet() -> PublishedTable:
 
 
 def _segmentation_backbones() -> PublishedTable:
-    kinds: tuple[tuple[str, Options, tuple[float, float], tuple[float, float]], ...] = (
-        ("ResNet-50", ALL_CONV, (24.8, 374.8), (30.0, 390.0)),
-        ("Attention", (), (17.3, 317.7), (22.5, 332.9)),
-        ("Position-Sensitive Attention", POSITION_SENSITIVE, (17.3, 326.7), (22.5, 341.9)),
-    )
-    backbone = (
-        "MODEL.BACKBONE.NAME",
-        "build_local_attention_resnet_backbone",
-        f"{LOCAL}.STEM",
-        "deeplab",
-    )
-    aspp = (
-        "MODEL.SEM_SEG_HEAD.DECODER_INPUT",
-        "aspp",
-        "MODEL.INS_EMBED_HEAD.DECODER_INPUT",
-        "aspp",
-    )
+    published = {
+        "ResNet-50": ("resnet50", (24.8, 374.8), (30.0, 390.0)),
+        "Attention": ("attention", (17.3, 317.7), (22.5, 332.9)),
+        "Position-Sensitive Attention": (
+            "position_sensitive_attention", (17.3, 326.7), (22.5, 341.9),
+        ),
+    }  # fmt: skip
     return PublishedTable(
         "Segmentation backbones in the same decoders, Cityscapes 1025×2049 (Axial-DeepLab)",
-        "Panoptic-DeepLab's stem of three 3×3 convolutions at width 1.0; window 7×7; output stride "
-        "16.",
+        "`configs/cityscapes/backbones`: Panoptic-DeepLab's stem of three 3×3 convolutions at "
+        "width 1.0; window 7×7; output stride 16.",
         tuple(
             PublishedModel(
-                f"{name}{suffix}",
-                (*backbone, *options, *more),
+                f"{name}{label}",
+                (),
                 CITYSCAPES_SIZE,
                 *cost,
-                config_file="cityscapes/axial_deeplab_l.yaml",
+                config_file=f"cityscapes/backbones/{stem}{suffix}.yaml",
             )
-            for name, options, plain, with_aspp in kinds
-            for suffix, more, cost in (("", (), plain), (" + ASPP", aspp, with_aspp))
+            for name, (stem, plain, with_aspp) in published.items()
+            for label, suffix, cost in (("", "", plain), (" + ASPP", "_aspp", with_aspp))
         ),
     )
 
