@@ -63,6 +63,51 @@ def _attention_resnet_node() -> CfgNode:
     node.OUT_FEATURES = ["res2", "res3", "res5"]
     # BN, SyncBN, naiveSyncBN or FrozenBN; also used inside attention.
     node.NORM = "SyncBN"
+    # PyTorch's; the weights of DeepLab2 need 0.001 and 0.01.
+    node.NORM_EPS = 1e-5
+    # Weight of a new batch in the running statistics: above 0, at most 1.
+    node.NORM_MOMENTUM = 0.1
+    # auto, reference or blocked.
+    node.ATTENTION_IMPL = "auto"
+    return node
+
+
+def add_conv_axial_resnet_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.MAX_DEEPLAB_S`` and ``MODEL.AXIAL_SWIDERNET``, DeepLab2's backbones.
+
+    :class:`axial_d2.backbone.conv_axial_resnet.ConvAxialResNet` has the meanings.
+    """
+    cfg.MODEL.MAX_DEEPLAB_S = _conv_axial_resnet_node()
+    # LAYER_MULTIPLIER 1.0, 3.0 or 4.5; at 1.0 also the backbone of MaX-DeepLab-L.
+    cfg.MODEL.AXIAL_SWIDERNET = _conv_axial_resnet_node()
+
+
+def _conv_axial_resnet_node() -> CfgNode:
+    node = CfgNode()
+    # Of the number of blocks in res2 ... res5, truncated to integers: 1/3 or more.
+    node.LAYER_MULTIPLIER = 1.0
+    # Of every channel after the stem, above 0.
+    node.WIDTH_MULTIPLIER = 1.0
+    # Of the stem's channels; 0 follows WIDTH_MULTIPLIER.
+    node.STEM_WIDTH_MULTIPLIER = 0.0
+    node.NUM_HEADS = 8
+    # Positions a query attends to: odd, or 0 for its whole row or column.
+    node.SPAN = 0
+    # Position tables have 2 * MAX_SPAN - 1 rows; positions beyond share the last one.
+    node.MAX_SPAN = 255
+    # Probability that training drops the branch of a block at stride 32, linearly less at finer
+    # strides: 0 (never) to below 1.
+    node.DROP_PATH_RATE = 0.2
+    # 8, 16 (segmentation) or 32.
+    node.OUTPUT_STRIDE = 16
+    # Some of stem, res2, res3, res4, res5.
+    node.OUT_FEATURES = ["res2", "res3", "res5"]
+    # BN, SyncBN, naiveSyncBN or FrozenBN; also used inside attention.
+    node.NORM = "SyncBN"
+    # TensorFlow's, which the public weights were trained with.
+    node.NORM_EPS = 0.001
+    # Weight of a new batch in the running statistics: above 0, at most 1.
+    node.NORM_MOMENTUM = 0.01
     # auto, reference or blocked.
     node.ATTENTION_IMPL = "auto"
     return node
@@ -88,6 +133,7 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_panoptic_deeplab_config(cfg)
     add_axial_resnet_config(cfg)
     add_local_attention_resnet_config(cfg)
+    add_conv_axial_resnet_config(cfg)
     add_lookahead_config(cfg)
     cfg.MODEL.INS_EMBED_HEAD.NAME = "AxialDeepLabInsEmbedHead"
     # What stands between the backbone and each decoder: none, projection (1x1 convolution to

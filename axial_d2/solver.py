@@ -17,7 +17,16 @@ from torch import nn
 OptimizerFactory = Callable[[CfgNode, list], torch.optim.Optimizer]
 
 # Parameters of this name have no weight decay; norms have SOLVER.WEIGHT_DECAY_NORM.
-RELATIVE_TABLES = ("query_table", "key_table", "value_table")
+RELATIVE_TABLES = (
+    "query_table",
+    "key_table",
+    "value_table",
+    "row_table",
+    "column_table",
+    "row_embedding",
+    "column_embedding",
+    "mixture_embedding",
+)
 
 
 def _sgd(cfg: CfgNode, parameters: list) -> torch.optim.Optimizer:

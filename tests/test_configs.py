@@ -64,7 +64,7 @@ def test_builds_with_the_channels_of_its_width(name: str) -> None:
     with torch.device("meta"):
         model = build_model(cfg)
     assert isinstance(model, AxialDeepLab)
-    width = cfg.MODEL.AXIAL_RESNET.WIDTH_MULTIPLIER
+    width = type(model.backbone).node_of(cfg).WIDTH_MULTIPLIER
     shapes = model.backbone.output_shape()
     assert set(cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES) <= set(shapes)
     for feature, shape in shapes.items():

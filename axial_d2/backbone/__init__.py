@@ -2,6 +2,7 @@
 
 from axial_d2.backbone.attention_resnet import AttentionResNet
 from axial_d2.backbone.axial_resnet import AxialResNet, build_axial_resnet_backbone
+from axial_d2.backbone.axial_swidernet import AxialSWideRNet, build_axial_swidernet_backbone
 from axial_d2.backbone.blocks import (
     AxialBlock,
     GlobalBlock,
@@ -18,19 +19,24 @@ from axial_d2.backbone.local_attention_resnet import (
     LocalAttentionResNet,
     build_local_attention_resnet_backbone,
 )
+from axial_d2.backbone.max_deeplab import MaXDeepLabSBackbone, build_max_deeplab_s_backbone
 
 __all__ = [
     "AttentionResNet",
     "AxialBlock",
     "AxialResNet",
+    "AxialSWideRNet",
     "GlobalBlock",
     "LocalAttentionResNet",
     "LocalBlock",
+    "MaXDeepLabSBackbone",
     "PositionSensitiveLocalBlock",
     "build_axial_resnet_backbone",
     "build_axial_resnet_fpn_backbone",
+    "build_axial_swidernet_backbone",
     "build_local_attention_resnet_backbone",
     "build_local_attention_resnet_fpn_backbone",
+    "build_max_deeplab_s_backbone",
     "build_retinanet_axial_resnet_fpn_backbone",
     "build_retinanet_local_attention_resnet_fpn_backbone",
 ]

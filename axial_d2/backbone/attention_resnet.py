@@ -16,6 +16,7 @@ from axial_d2.backbone.stages import (
 from axial_d2.backbone.stem import STEMS
 from axial_d2.layers import ALL_TERMS, POSITION_CHOICES, AttentionTerms
 from axial_d2.layers.norm import check_norm
+from axial_d2.layers.norm_constants import check_norm_constants, set_norm_constants
 from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, check_span
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
@@ -52,6 +53,8 @@ class AttentionResNet(ResNet):
             keep their resolution, convolutions dilated instead, attention as it is.
         out_features: names of the maps to return.
         norm: "BN", "SyncBN", "naiveSyncBN" or "FrozenBN", inside attention too.
+        norm_eps, norm_momentum: of every norm, default PyTorch's 1e-5 and 0.1; DeepLab2 has 1e-3
+            and 0.01. See :func:`.set_norm_constants`.
         freeze_at: number of stages to freeze, the stem being the first.
         attention_impl: "auto" or one of the op's implementations.
         in_channels: of the image.
@@ -82,6 +85,8 @@ class AttentionResNet(ResNet):
         output_stride: int = 32,
         out_features: Sequence[str] = ("res5",),
         norm: str = "BN",
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
         freeze_at: int = 0,
         attention_impl: str = "auto",
         in_channels: int = 3,
@@ -103,12 +108,14 @@ class AttentionResNet(ResNet):
             NUM_HEADS=num_heads,
             MAX_SPAN=max_span,
         )
+        check_span(span, f"{self.config_node}.SPAN")
         if stage_spans:
             self._check_per_stage("STAGE_SPANS", stage_spans)
+        for each in stage_spans:
+            check_span(each, f"{self.config_node}.STAGE_SPANS")
         spans = list(stage_spans) or [span] * len(STAGE_NAMES)
-        for each in (span, *spans):
-            check_span(each, f"{self.config_node}.{'STAGE_SPANS' if stage_spans else 'SPAN'}")
         check_norm(norm, f"{self.config_node}.NORM")
+        check_norm_constants(norm_eps, norm_momentum, self.config_node)
 
         stem_width = width_multiplier if stem_width_multiplier is None else stem_width_multiplier
         common: dict[str, Any] = {
@@ -150,6 +157,7 @@ class AttentionResNet(ResNet):
             )
             channels = out_channels
         super().__init__(stem_module, stages, out_features=list(out_features), freeze_at=freeze_at)
+        set_norm_constants(self, norm_eps, norm_momentum)
 
     @classmethod
     def node_of(cls, cfg: CfgNode) -> CfgNode:
@@ -180,6 +188,8 @@ class AttentionResNet(ResNet):
             "output_stride": node.OUTPUT_STRIDE,
             "out_features": node.OUT_FEATURES,
             "norm": node.NORM,
+            "norm_eps": node.NORM_EPS,
+            "norm_momentum": node.NORM_MOMENTUM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "attention_impl": node.ATTENTION_IMPL,
             "in_channels": input_shape.channels,

@@ -91,7 +91,7 @@ class AttentionStem(CNNBlockBase):
         batch, _, height, width = like.shape
         parts = blocks.unflatten(0, (batch, height // BLOCK, width // BLOCK))
         parts = parts.unflatten(4, (BLOCK, BLOCK))  # [B, rows, columns, N, 4, 4, C/N]
-        return parts.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, -1, height, width)
+        return parts.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, self.out_channels, height, width)
 
     def _inside(self, height: int, width: int, like: Tensor) -> Tensor | None:
         """[B·blocks, 1, 1, 16] bool, which keys are pixels of the image; None if all are."""

@@ -17,6 +17,7 @@ from axial_d2.layers import (
 )
 from detectron2.layers import CNNBlockBase, Conv2d
 from torch import Tensor
+from torchvision.ops import StochasticDepth
 
 STRIDING_CHOICES = ("subsample", "avg_pool")
 
@@ -38,6 +39,8 @@ class AttentionBlock(CNNBlockBase):
         striding: "subsample" keeps every ``stride``-th row and column (paper, DeepLab2);
             "avg_pool" averages (authors' PyTorch code, SASA), the border's pools over what
             exists.
+        drop_path: probability, default 0, that training drops the branch of an image; kept
+            branches are scaled by 1 / (1 - drop_path).
 
     Raises:
         ValueError: an unknown striding.
@@ -52,6 +55,7 @@ class AttentionBlock(CNNBlockBase):
         bottleneck_channels: int,
         norm: str,
         striding: str,
+        drop_path: float = 0.0,
     ):
         super().__init__(in_channels, out_channels, stride)
         if striding not in STRIDING_CHOICES:
@@ -62,6 +66,7 @@ class AttentionBlock(CNNBlockBase):
             self.shortcut = _projection(in_channels, out_channels, norm, stride=stride)
         self.conv1 = _projection(in_channels, bottleneck_channels, norm)
         self.conv3 = _projection(bottleneck_channels, out_channels, norm, zero_init=True)
+        self.drop_path = StochasticDepth(drop_path, "row")
 
     def attend(self, x: Tensor) -> Tensor:
         """[B, bottleneck, H, W] → [B, bottleneck, ceil(H / stride), ceil(W / stride)]."""
@@ -70,7 +75,7 @@ class AttentionBlock(CNNBlockBase):
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu_(self.conv1(x))
         out = F.relu_(self.attend(out))
-        out = self.conv3(out)
+        out = self.drop_path(self.conv3(out))
         return F.relu_(out + self._identity(x))
 
     def reduce(self, x: Tensor) -> Tensor:
@@ -98,6 +103,7 @@ class AxialBlock(AttentionBlock):
         bottleneck_channels: values of both attention layers.
         key_channels: queries and keys of both, all heads together; default half the bottleneck.
         num_heads, span, max_span, norm, implementation, terms: of :class:`.AxialAttention`.
+        drop_path: of :class:`AttentionBlock`, default 0.
 
     Raises:
         ValueError: an unknown striding, or what :class:`.AxialAttention` refuses.
@@ -118,6 +124,7 @@ class AxialBlock(AttentionBlock):
         striding: str = "subsample",
         implementation: str = "auto",
         terms: AttentionTerms = ALL_TERMS,
+        drop_path: float = 0.0,
     ):
         super().__init__(
             in_channels,
@@ -126,6 +133,7 @@ class AxialBlock(AttentionBlock):
             bottleneck_channels=bottleneck_channels,
             norm=norm,
             striding=striding,
+            drop_path=drop_path,
         )
         attention: dict[str, Any] = {
             "in_channels": bottleneck_channels,

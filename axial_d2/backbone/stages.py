@@ -12,8 +12,8 @@ from axial_d2.backbone.blocks import (
     LocalBlock,
     PositionSensitiveLocalBlock,
 )
+from axial_d2.backbone.conv_blocks import BottleneckBlock
 from axial_d2.layers import AttentionTerms
-from detectron2.modeling.backbone.resnet import BottleneckBlock
 
 STAGE_NAMES = ("res2", "res3", "res4", "res5")
 # Channels at width 1.0.
@@ -77,7 +77,6 @@ def _conv(options: StageOptions) -> dict[str, Any]:
         "block_class": BottleneckBlock,
         "bottleneck_channels": options.channels(BOTTLENECK_CHANNELS),
         "norm": options.norm,
-        "stride_in_1x1": False,
         "dilation": options.dilation,
     }
 

@@ -3,6 +3,7 @@
 | name | layers | stride |
 |---|---|---|
 | `conv7` | 7×7 stride 2, 3×3 max-pool (ResNet; authors' classification code; SASA) | 4 |
+| `conv7_unpooled` | 7×7 stride 2, no pool: res2 strides (DeepLab2's axial_resnet) | 2 |
 | `deeplab` | three 3×3 convs, the first stride 2, 3×3 max-pool (the paper's cost tables) | 4 |
 | `inception` | three 3×3 convs, the first stride 2, no pool: res2 strides (DeepLab2) | 2 |
 | `axial` | three axial blocks, the first stride 2, 3×3 max-pool (Full Axial-ResNet) | 4 |
@@ -24,6 +25,20 @@ from detectron2.projects.deeplab.resnet import DeepLabStem
 from torch import Tensor
 
 FULL_AXIAL_SPAN = 15
+
+
+class UnpooledStem(BasicStem):
+    """One 7×7 convolution of stride 2: Detectron2's ResNet stem without the max-pool.
+
+    [B, in_channels, H, W] → [B, out_channels, ceil(H / 2), ceil(W / 2)].
+    """
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: str = "BN"):
+        super().__init__(in_channels, out_channels, norm)
+        self.stride = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(self.conv1(x))
 
 
 class InceptionStem(DeepLabStem):
@@ -103,6 +118,7 @@ def _build_attention_stem(
 # A new stem is an entry here.
 STEMS = {
     "conv7": _convolutional(BasicStem, 64),
+    "conv7_unpooled": _convolutional(UnpooledStem, 64),
     "deeplab": _convolutional(DeepLabStem, 128),
     "inception": _convolutional(InceptionStem, 128),
     "axial": Stem(128, AxialStem),

@@ -46,8 +46,10 @@ class GlobalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
+        # Channels innermost, without which PyTorch falls back to whole maps.
         query, key, value = (
-            split_heads(part, self.num_heads).flatten(2, 3) for part in self.qkv(x).chunk(3, dim=1)
+            split_heads(part, self.num_heads).flatten(2, 3).contiguous()
+            for part in self.qkv(x).chunk(3, dim=1)
         )
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return join_heads(attended.unflatten(2, (height, width)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from axial_d2.layers.absolute_position import sinusoid_positions
+from axial_d2.layers.absolute_position import check_sinusoid_channels, sinusoid_positions
 from axial_d2.layers.position_sensitive import PositionSensitiveAttention, check_heads
 from axial_d2.layers.relative_window import RelativeWindow
 from axial_d2.layers.terms import ALL_TERMS, AttentionTerms
@@ -36,7 +36,8 @@ class LocalAttention(nn.Module):
 
     Raises:
         ValueError: heads that do not divide the channels, an even or non-positive span, an
-            unknown kind of positions, no logit term left.
+            unknown kind of positions, channels that the positions cannot share evenly, no logit
+            term or no value left.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class LocalAttention(nn.Module):
         check_implementation(implementation)
         if positions not in POSITION_CHOICES:
             raise ValueError(f"positions {positions!r} is unknown; choose from {POSITION_CHOICES}.")
+        if positions == "absolute":
+            check_sinusoid_channels(in_channels)
         relative = positions == "relative" and terms.query_position
         self.terms = replace(
             terms, query_position=relative, key_position=False, value_position=False
@@ -110,8 +113,8 @@ class PositionSensitiveLocalAttention(PositionSensitiveAttention):
         terms: those of the five that exist; default all.
 
     Raises:
-        ValueError: heads that do not divide the channels, an even or non-positive span, an
-            unknown norm.
+        ValueError: heads that do not divide the channels, an odd number of channels a head, an
+            even or non-positive span, an unknown norm.
     """
 
     def __init__(

@@ -42,6 +42,28 @@ def build_norm(norm: str, num_channels: int, zero_init: bool = False) -> nn.Modu
     return module
 
 
+def normalise(norm: nn.Module, image: Tensor) -> Tensor:
+    """``norm(image)`` for [B, C, H, W], with right gradients for a single row or column too.
+
+    Batch norm's backward on CPUs (PyTorch 2.11) misreads strides that an extent of 1 makes
+    ambiguous.
+    """
+    if 1 not in image.shape[2:]:
+        return norm(image)
+    return with_plain_gradient(norm(image.contiguous()))
+
+
+def with_plain_gradient(normalised: Tensor) -> Tensor:
+    """A batch norm's output, whose gradient will be contiguous; see :func:`normalise`."""
+    if normalised.requires_grad:
+        normalised.register_hook(_contiguous)
+    return normalised
+
+
+def _contiguous(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
+
+
 def logit_norm_scale(norm: Any, moments: LogitMoments | None) -> Tensor:
     """What a batch norm of the logits multiplies its input by, [channels].
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from axial_d2.layers.norm import build_norm, logit_norm_scale, uses_batch_statistics
+from axial_d2.layers.norm import (
+    build_norm,
+    logit_norm_scale,
+    normalise,
+    uses_batch_statistics,
+    with_plain_gradient,
+)
 from axial_d2.layers.terms import ALL_TERMS, AttentionTerms
 from axial_d2.ops import LogitMoments
 from detectron2.layers import Conv2d
@@ -68,11 +74,7 @@ class PositionSensitiveAttention(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] → query | key | value, [B, C, H, W]."""
         qkv = self.qkv(x)
-        if 1 in qkv.shape[2:] and qkv.requires_grad:
-            # Batch norm's backward on CPUs (PyTorch 2.11) misreads a gradient whose strides are
-            # ambiguous.
-            qkv.register_hook(Tensor.contiguous)
-        return qkv
+        return with_plain_gradient(qkv) if 1 in qkv.shape[2:] else qkv
 
     def stand_in(self, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
         """Query, key and value from those of them that exist.
@@ -108,7 +110,7 @@ class PositionSensitiveAttention(nn.Module):
         """Norm of the content and position images, [B, N·V, H, W] each or None, and their sum."""
         images = [image for image in retrieved if image is not None]
         if len(images) == 1:
-            return self.retrieved_norm(images[0])
+            return normalise(self.retrieved_norm, images[0])
         content, position = self.retrieved_norm(torch.cat(images, dim=1)).chunk(2, dim=1)
         return content + position
 

@@ -10,13 +10,13 @@ import torch
 from axial_d2 import add_axial_deeplab_config
 from axial_d2.backbone import AxialBlock, AxialResNet
 from axial_d2.backbone.blocks import STRIDING_CHOICES
+from axial_d2.backbone.conv_blocks import BottleneckBlock
 from axial_d2.backbone.stem import STEMS
 from axial_d2.layers import NORM_CHOICES, AxialAttention
 from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES
 from detectron2.config import CfgNode, LazyCall, get_cfg, instantiate
 from detectron2.layers import BatchNorm2d, FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
-from detectron2.modeling.backbone.resnet import BottleneckBlock
 from tiny_backbones import (
     FEATURES,
     TINY,
@@ -32,7 +32,14 @@ from torch import nn
 
 WIDTHS = {"S": 0.5, "M": 0.75, "L": 1.0, "XL": 2.0}
 BLOCKS = {26: [1, 2, 4, 1], 50: [3, 4, 6, 3]}
-STEM_STRIDES = {"conv7": 4, "deeplab": 4, "inception": 2, "axial": 4, "attention": 4}
+STEM_STRIDES = {
+    "conv7": 4,
+    "conv7_unpooled": 2,
+    "deeplab": 4,
+    "inception": 2,
+    "axial": 4,
+    "attention": 4,
+}
 NORM_CLASSES = {
     "BN": BatchNorm2d,
     "SyncBN": nn.SyncBatchNorm,
@@ -327,6 +334,8 @@ class TestDoors:
             "OUTPUT_STRIDE": 8,
             "OUT_FEATURES": ["res2"],
             "NORM": "FrozenBN",
+            "NORM_EPS": 1e-3,
+            "NORM_MOMENTUM": 0.01,
             "ATTENTION_IMPL": "reference",
         }
         assert {*changes, "POSITIONS"} == tiny_config().MODEL.AXIAL_RESNET.keys()

@@ -122,6 +122,26 @@ def test_norms_and_tables_are_not_decayed(tiny_cfg: MakeCfg, optimizer: str) -> 
     assert any("logit_norm" in name for name in expected)
 
 
+def test_tables_of_windows_and_of_the_attention_stem_are_not_decayed(tiny_cfg: MakeCfg) -> None:
+    node = "MODEL.LOCAL_ATTENTION_RESNET"
+    given = decays(
+        tiny_cfg(
+            "SOLVER.WEIGHT_DECAY", 0.25,
+            "MODEL.BACKBONE.NAME", "build_local_attention_resnet_backbone",
+            f"{node}.DEPTH", 26,
+            f"{node}.WIDTH_MULTIPLIER", 0.125,
+            f"{node}.STEM", "attention",
+            f"{node}.NUM_HEADS", 4,
+            f"{node}.STAGE_TYPES", ["local", "local", "local_ps", "axial"],
+        )
+    )  # fmt: skip
+    exempt = {name for name, decay in given.items() if decay == 0 and "norm" not in name}
+    tables = {name for name in given if name.endswith(("_table", "_embedding"))}
+    assert tables == {name for name in exempt if name.startswith("backbone")}
+    # Stem; q·r in res2 and res3; q·r, k·r and the value's in res4; both axes of res5.
+    assert len(tables) == 3 + 2 * (1 + 2) + 2 * 3 * 4 + 3 * 2
+
+
 def test_norms_and_biases_may_be_decayed(tiny_cfg: MakeCfg) -> None:
     opts = ("SOLVER.WEIGHT_DECAY_NORM", 0.5, "SOLVER.WEIGHT_DECAY_BIAS", 0.125)
     given = decays(tiny_cfg("SOLVER.WEIGHT_DECAY", 0.25, *opts))
