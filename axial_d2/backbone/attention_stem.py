@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 BLOCK = 4
 MIXTURES = 4
+# PyTorch's fused attention fails on a GPU beyond this batch (pytorch/pytorch issue 142228).
+MAX_BLOCKS_A_CALL = 65_535
 
 
 class AttentionStem(CNNBlockBase):
@@ -56,13 +58,11 @@ class AttentionStem(CNNBlockBase):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         padded = F.pad(x, (0, -width % BLOCK, 0, -height % BLOCK))
-        query, key = (self._blocks(conv(padded)) for conv in (self.query, self.key))
-        attended = F.scaled_dot_product_attention(
-            query,
-            key,
+        attended = self._attend(
+            self._blocks(self.query(padded)),
+            self._blocks(self.key(padded)),
             self._blocks(self._values(padded)),
-            attn_mask=self._inside(height, width, x),
-            scale=1.0,
+            self._inside(height, width, x),
         )
         out = F.relu_(self.norm(self._image(attended, padded)[:, :, :height, :width]))
         return F.max_pool2d(out, BLOCK, ceil_mode=True)
@@ -71,6 +71,19 @@ class AttentionStem(CNNBlockBase):
         """p(a, b, m), [4, 4, mixtures], by row and column inside a block."""
         places = self.row_embedding[:, None] + self.column_embedding[None]
         return (places @ self.mixture_embedding.T).softmax(dim=-1)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, inside: Tensor | None) -> Tensor:
+        """Attention inside each block; all are [B·blocks, …]."""
+        attended = []
+        for start in range(0, query.shape[0], MAX_BLOCKS_A_CALL) or [0]:
+            part = slice(start, start + MAX_BLOCKS_A_CALL)
+            mask = None if inside is None else inside[part]
+            attended.append(
+                F.scaled_dot_product_attention(
+                    query[part], key[part], value[part], attn_mask=mask, scale=1.0
+                )
+            )
+        return torch.cat(attended)
 
     def _values(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W], multiples of 4 → [B, out_channels, H, W]."""

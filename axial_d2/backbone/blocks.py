@@ -15,6 +15,7 @@ from axial_d2.layers import (
     PositionSensitiveLocalAttention,
     build_norm,
 )
+from axial_d2.layers.folding import FoldingConv2d
 from detectron2.layers import CNNBlockBase, Conv2d
 from torch import Tensor
 from torchvision.ops import StochasticDepth
@@ -295,7 +296,7 @@ class GlobalBlock(AttentionBlock):
 def _projection(
     in_channels: int, out_channels: int, norm: str, stride: int = 1, zero_init: bool = False
 ) -> Conv2d:
-    conv = Conv2d(
+    conv = FoldingConv2d(
         in_channels,
         out_channels,
         kernel_size=1,

@@ -95,7 +95,7 @@ class AxialAttention(PositionSensitiveAttention):
             self.implementation,
             self.terms.query_key,
         )
-        return self.combine([None if part is None else self._image(part, x) for part in retrieved])
+        return self.combine(*retrieved, lambda lines: self._image(lines, x))
 
     def _logit_scale(self, query: Tensor, key: Tensor) -> Tensor:
         moments = None

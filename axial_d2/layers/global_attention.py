@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from axial_d2.layers.folding import FoldingConv2d
 from axial_d2.layers.local_attention import join_heads, split_heads
 from axial_d2.layers.norm import build_norm
 from axial_d2.layers.position_sensitive import check_heads
-from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 
@@ -35,7 +35,7 @@ class GlobalAttention(nn.Module):
         super().__init__()
         check_heads(num_heads, out_channels, out_channels)
         self.num_heads = num_heads
-        self.qkv = Conv2d(
+        self.qkv = FoldingConv2d(
             in_channels,
             3 * out_channels,
             kernel_size=1,

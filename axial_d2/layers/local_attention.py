@@ -174,7 +174,7 @@ class PositionSensitiveLocalAttention(PositionSensitiveAttention):
             self.implementation,
             self.terms.query_key,
         )
-        return self.combine([None if part is None else join_heads(part) for part in retrieved])
+        return self.combine(*retrieved, join_heads)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, span={self.span}"

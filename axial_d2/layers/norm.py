@@ -87,6 +87,12 @@ def logit_norm_scale(norm: Any, moments: LogitMoments | None) -> Tensor:
     return scale
 
 
+def running_affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """What a norm that uses running statistics multiplies by and adds, [channels] each."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
 def uses_batch_statistics(norm: Any) -> bool:
     """Whether ``norm`` normalises by the batch at hand rather than by running statistics."""
     return norm.training and not isinstance(norm, FrozenBatchNorm2d)

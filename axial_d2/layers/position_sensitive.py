@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from axial_d2.layers.norm import (
     build_norm,
     logit_norm_scale,
     normalise,
+    running_affine,
     uses_batch_statistics,
     with_plain_gradient,
 )
@@ -71,8 +73,16 @@ class PositionSensitiveAttention(nn.Module):
         """Unit variance of query, key and value for inputs of unit variance."""
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_channels**-0.5)
 
+    @property
+    def folds(self) -> bool:
+        """Whether no norm looks at the batch, so that all of them fold into the projection."""
+        norms = (self.qkv.norm, self.logit_norm, self.retrieved_norm)
+        return not any(uses_batch_statistics(norm) for norm in norms)
+
     def project(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] → query | key | value, [B, C, H, W]."""
+        if self.folds:
+            return F.conv2d(x, *self._folded_projection())
         qkv = self.qkv(x)
         return with_plain_gradient(qkv) if 1 in qkv.shape[2:] else qkv
 
@@ -106,13 +116,57 @@ class PositionSensitiveAttention(nn.Module):
         every[present] = scale
         return every
 
-    def combine(self, retrieved: Sequence[Tensor | None]) -> Tensor:
-        """Norm of the content and position images, [B, N·V, H, W] each or None, and their sum."""
-        images = [image for image in retrieved if image is not None]
+    def combine(
+        self,
+        content: Tensor | None,
+        position: Tensor | None,
+        to_image: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """The norms of both retrieved terms and their sum, [B, N·V, H, W].
+
+        Args:
+            content, position: [B, N, …, V] as the op returns them; None for an absent one.
+            to_image: from such a tensor to [B, N·V, H, W].
+        """
+        if self.folds:
+            return to_image(self._folded_sum(content, position))
+        images = [to_image(part) for part in (content, position) if part is not None]
         if len(images) == 1:
             return normalise(self.retrieved_norm, images[0])
-        content, position = self.retrieved_norm(torch.cat(images, dim=1)).chunk(2, dim=1)
+        normalised = self.retrieved_norm(torch.cat(images, dim=1))
+        content_image, position_image = normalised.chunk(2, dim=1)
+        return content_image + position_image
+
+    def _folded_projection(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias with the projection's norm and, for the value, that of the content.
+
+        Attention weights sum to 1, so what the retrieved norms add can be added to the value.
+        """
+        scale, shift = running_affine(self.qkv.norm)
+        if self.terms.value_content:
+            retrieved_scale, retrieved_shift = self._retrieved_affine()
+            others = sum(self.projected_channels[:2])
+            content_scale = torch.cat([scale.new_ones(others), retrieved_scale[0]])
+            scale = scale * content_scale
+            shift = shift * content_scale + F.pad(retrieved_shift.sum(0), (others, 0))
+        return self.qkv.weight * scale[:, None, None, None], shift
+
+    def _folded_sum(self, content: Tensor | None, position: Tensor | None) -> Tensor:
+        """Content, whose norm the projection has, and position times its norm's scale."""
+        if position is None:
+            assert content is not None
+            return content
+        scale, shift = self._retrieved_affine()
+        shape = (self.num_heads, *(1,) * (position.dim() - 3), -1)
+        position = position * scale[-1].view(shape).to(position.dtype)
+        if content is None:
+            return position + shift[-1].view(shape).to(position.dtype)
         return content + position
+
+    def _retrieved_affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the retrieved terms that exist, [terms, N·V] each."""
+        scale, shift = running_affine(self.retrieved_norm)
+        return scale.view(-1, self.value_channels), shift.view(-1, self.value_channels)
 
     def extra_repr(self) -> str:
         return (

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from axial_d2.backbone import attention_stem
 from axial_d2.backbone.attention_stem import AttentionStem
 from tiny_backbones import ceil_div
 from torch import Tensor, nn
@@ -113,6 +114,26 @@ def test_equals_the_loop_over_pixels(size: tuple[int, int], training: bool) -> N
         strict=True,
     ):
         close(first, second, msg=lambda text, leaf=leaf: f"gradient of {leaf}: {text}")
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 11)])
+def test_more_blocks_than_a_gpu_takes_at_once(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 images of 224×224 have more than the 65535 that PyTorch's kernels allow."""
+    stem = make()
+    x = torch.randn(2, INPUT, *size, dtype=torch.float64)
+    want = stem(x)
+    attention, batches = F.scaled_dot_product_attention, []
+
+    def watched(query: Tensor, *others: Tensor, **options: Any) -> Tensor:
+        batches.append(len(query))
+        return attention(query, *others, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    monkeypatch.setattr(attention_stem, "MAX_BLOCKS_A_CALL", 5)
+    close(stem(x), want)
+    assert batches == [5, 5, 2]
 
 
 def test_running_statistics_count_pixels_of_the_image_alone() -> None:

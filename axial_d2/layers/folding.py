@@ -1,0 +1,27 @@
+"""Convolutions that compute their batch norm themselves where it uses running statistics."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from axial_d2.layers.norm import running_affine, uses_batch_statistics
+from detectron2.layers import Conv2d
+from torch import Tensor
+
+
+class FoldingConv2d(Conv2d):
+    """Detectron2's ``Conv2d``, one pass over the output less in inference.
+
+    In ``eval()``, and with a frozen norm always, the norm's scale goes into the weights and its
+    shift becomes the bias, anew at every call: nothing is stored, ``state_dict`` and gradients
+    are those of the convolution and the norm, and ``train()`` takes it back. The norm must be a
+    batch norm.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm is None or uses_batch_statistics(self.norm):
+            return super().forward(x)
+        scale, shift = running_affine(self.norm)
+        bias = shift if self.bias is None else shift + self.bias * scale
+        weight = self.weight * scale[:, None, None, None]
+        x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return x if self.activation is None else self.activation(x)
