@@ -66,8 +66,7 @@ class _BlockedAttention(torch.autograd.Function):
         )
         grad_terms = terms.zeros_like()
         for block, in_block, border in terms.blocks(grid):
-            # The weights are 0 in the padding, where the normalizer is infinite.
-            logits = border - grid.lay_queries(normalizer, block, padding=float("inf"))
+            logits = border - grid.lay_queries(normalizer, block)
             weights = add_terms(logits, grid, in_block).exp_()
             if grad_value_table is not None:
                 upstream = grid.lay_queries(grad_position, block)

@@ -96,10 +96,10 @@ class Grid(NamedTuple):
         border = torch.zeros(inside.shape, dtype=like.dtype, device=like.device)
         return border.masked_fill_(~inside, float("-inf")).flatten(2).flatten(0, 1)
 
-    def lay_queries(self, features: Tensor, block: Block, padding: float = 0.0) -> Tensor:
-        """The block's part of [B, N, C, H, W] as [G, C, Q]."""
+    def lay_queries(self, features: Tensor, block: Block) -> Tensor:
+        """The block's part of [B, N, C, H, W] as [G, C, Q], zero in the padding."""
         part = features[block.images, block.heads, :, block.rows]
-        laid = part.new_full((*part.shape[:4], self.pitch), padding)
+        laid = part.new_zeros(*part.shape[:4], self.pitch)
         laid[..., : self.width] = part
         return laid.flatten(3).flatten(0, 1)
 
