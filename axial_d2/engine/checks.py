@@ -35,6 +35,13 @@ CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
 # In their lower case these are in the names of our backbones; Detectron2's read MODEL.RESNETS.
 BACKBONE_NODES = ("AXIAL_RESNET", "LOCAL_ATTENTION_RESNET", "MAX_DEEPLAB_S", "AXIAL_SWIDERNET")
 
+# Meta-architecture → the nodes of ``cfg.MODEL`` with its heads' norms.
+HEAD_NODES = {
+    "AxialDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
+    "PanopticDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
+    "SemanticSegmentor": ("SEM_SEG_HEAD",),
+}
+
 
 def check_config(cfg: CfgNode) -> None:
     """Raises ValueError for a config that cannot work with its data sets or this machine."""
@@ -107,7 +114,7 @@ def _check_device(cfg: CfgNode) -> None:
             "MODEL.DEVICE cpu."
         )
     if device.type == "cpu" and comm.get_world_size() > 1:
-        nodes = (_backbone_node(cfg), "SEM_SEG_HEAD", "INS_EMBED_HEAD")
+        nodes = (_backbone_node(cfg), *HEAD_NODES.get(cfg.MODEL.META_ARCHITECTURE, ()))
         synchronised = [f"MODEL.{node}.NORM" for node in nodes if cfg.MODEL[node].NORM == "SyncBN"]
         if synchronised:
             raise ValueError(

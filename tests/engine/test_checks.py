@@ -185,6 +185,18 @@ def test_the_norm_of_the_backbone_in_use_is_the_one_that_counts(
     check_config(tiny_cfg("MODEL.BACKBONE.NAME", name, *opts, f"MODEL.{node}.NORM", "BN"))
 
 
+def test_norms_of_heads_that_the_model_has_not_do_not_matter(
+    tiny_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    heads = [
+        x for each in ("SEM_SEG_HEAD", "INS_EMBED_HEAD") for x in (f"MODEL.{each}.NORM", "SyncBN")
+    ]
+    classes = ("MODEL.RETINANET.NUM_CLASSES", 5, "MODEL.ROI_HEADS.NUM_CLASSES", 5)
+    for architecture in ("RetinaNet", "GeneralizedRCNN"):
+        check_config(tiny_cfg("MODEL.META_ARCHITECTURE", architecture, *heads, *classes))
+
+
 def test_a_crop_in_shares_of_the_image(tiny_cfg: MakeCfg) -> None:
     cfg = tiny_cfg("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "relative")
     with pytest.raises(ValueError, match=r"INPUT.CROP.TYPE is 'relative'.*'absolute' only"):
