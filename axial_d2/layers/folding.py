@@ -17,10 +17,24 @@ class FoldingConv2d(Conv2d):
     batch norm.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, gain: Tensor | None = None, offset: Tensor | None = None
+    ) -> Tensor:
+        """[B, in_channels, H, W] → [B, out_channels, H', W'].
+
+        Args:
+            gain, offset: [out_channels]; the norm's output is multiplied by ``gain`` and
+                ``offset`` is added. They need a norm that uses running statistics.
+        """
         if self.norm is None or uses_batch_statistics(self.norm):
+            assert gain is None
+            assert offset is None
             return super().forward(x)
         scale, shift = running_affine(self.norm)
+        if gain is not None:
+            scale, shift = scale * gain, shift * gain
+        if offset is not None:
+            shift = shift + offset
         bias = shift if self.bias is None else shift + self.bias * scale
         weight = self.weight * scale[:, None, None, None]
         x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from axial_d2.layers.folding import FoldingConv2d
 from axial_d2.layers.norm import (
     build_norm,
     logit_norm_scale,
@@ -16,7 +17,6 @@ from axial_d2.layers.norm import (
 )
 from axial_d2.layers.terms import ALL_TERMS, AttentionTerms
 from axial_d2.ops import LogitMoments
-from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 
@@ -63,7 +63,7 @@ class PositionSensitiveAttention(nn.Module):
             value_channels if terms.value_content else 0,
         )
         projected = sum(self.projected_channels)
-        self.qkv = Conv2d(
+        self.qkv = FoldingConv2d(
             in_channels, projected, kernel_size=1, bias=False, norm=build_norm(norm, projected)
         )
         self.logit_norm = build_norm(norm, sum(terms.logits) * num_heads)
@@ -82,7 +82,7 @@ class PositionSensitiveAttention(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] → query | key | value, [B, C, H, W]."""
         if self.folds:
-            return F.conv2d(x, *self._folded_projection())
+            return self.qkv(x, *self._folded_content())
         qkv = self.qkv(x)
         return with_plain_gradient(qkv) if 1 in qkv.shape[2:] else qkv
 
@@ -137,19 +137,16 @@ class PositionSensitiveAttention(nn.Module):
         content_image, position_image = normalised.chunk(2, dim=1)
         return content_image + position_image
 
-    def _folded_projection(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias with the projection's norm and, for the value, that of the content.
+    def _folded_content(self) -> tuple[Tensor | None, Tensor | None]:
+        """What the retrieved norms do to the projection: gain and offset, [C] each, of the value.
 
-        Attention weights sum to 1, so what the retrieved norms add can be added to the value.
+        Attention weights sum to 1, so what those norms add can be added to the value.
         """
-        scale, shift = running_affine(self.qkv.norm)
-        if self.terms.value_content:
-            retrieved_scale, retrieved_shift = self._retrieved_affine()
-            others = sum(self.projected_channels[:2])
-            content_scale = torch.cat([scale.new_ones(others), retrieved_scale[0]])
-            scale = scale * content_scale
-            shift = shift * content_scale + F.pad(retrieved_shift.sum(0), (others, 0))
-        return self.qkv.weight * scale[:, None, None, None], shift
+        if not self.terms.value_content:
+            return None, None
+        scale, shift = self._retrieved_affine()
+        others = sum(self.projected_channels[:2])
+        return F.pad(scale[0], (others, 0), value=1.0), F.pad(shift.sum(0), (others, 0))
 
     def _folded_sum(self, content: Tensor | None, position: Tensor | None) -> Tensor:
         """Content, whose norm the projection has, and position times its norm's scale."""
