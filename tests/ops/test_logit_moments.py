@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from axial_d2.ops import logit_moments
-from axial_d2.ops.axial_attention import blocked
+from axial_d2.ops.axial_attention import blocks
 from naive_attention import (
     Inputs,
     moments_by_query,
@@ -85,7 +85,8 @@ def test_more_channels_than_positions(
 def test_block_size_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, block_bytes: int, span: int
 ) -> None:
-    monkeypatch.setattr(blocked, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocks, "MIN_CHUNK_QUERIES", 2)
     check(expected(7, span, 5, 2, 255), span, "blocked")
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from axial_d2.ops import axial_attention
-from axial_d2.ops.axial_attention import blocked
+from axial_d2.ops.axial_attention import blocks
 from naive_attention import (
     FLOAT64,
     Inputs,
@@ -90,9 +90,19 @@ def test_block_size_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, min_groups: int, block_bytes: int, span: int
 ) -> None:
     """One group a block, blocks that do not divide the 18 groups, all groups in one block."""
-    monkeypatch.setattr(blocked, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(blocked, "MIN_BLOCK_GROUPS", min_groups)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(blocks, "MIN_BLOCK_GROUPS", min_groups)
     check(expected(7, span, "short", scaled=True, rows=9), span, "blocked")
+
+
+@pytest.mark.parametrize("min_queries", [1, 2, 4, 100])
+@pytest.mark.parametrize(("length", "span"), [(7, 3), (9, 5), (8, 1)])
+def test_chunks_of_the_axis_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, length: int, span: int, min_queries: int
+) -> None:
+    """Chunks that divide the axis, that do not, and a single one."""
+    monkeypatch.setattr(blocks, "MIN_CHUNK_QUERIES", min_queries)
+    check(expected(length, span, "short", scaled=True), span, "blocked")
 
 
 @pytest.mark.parametrize("span", [3, 0])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from axial_d2.ops import axial_attention, logit_moments
-from axial_d2.ops.axial_attention import blocked
+from axial_d2.ops.axial_attention import blocks
 from naive_attention import random_inputs
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -96,7 +96,7 @@ def test_the_measure_sees_the_maps_of_the_reference(moments: bool) -> None:
 def test_nothing_in_forward_or_backward_is_the_size_of_a_map(
     monkeypatch: pytest.MonkeyPatch, span: int, moments: bool
 ) -> None:
-    monkeypatch.setattr(blocked, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1)
     sizes = {}
     for implementation in ("blocked", "reference"):
         with LargestResult() as largest:
