@@ -113,6 +113,19 @@ def _conv_axial_resnet_node() -> CfgNode:
     return node
 
 
+def add_deeplab2_semantics_config(cfg: CfgNode) -> None:
+    """Adds what decoders and outputs need to compute DeepLab2's numbers; off by default."""
+    for node in (cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.INS_EMBED_HEAD):
+        # Of the branch's decoder and head: PyTorch's; the weights of DeepLab2 need 0.001, 0.01.
+        node.NORM_EPS = 1e-5
+        # Weight of a new batch in the running statistics: above 0, at most 1.
+        node.NORM_MOMENTUM = 0.1
+    # Whether resizes in decoders, losses and inference map corner pixels onto corner pixels. If
+    # so, images are padded with PIXEL_MEAN to one more than a common multiple of the backbone's
+    # strides and SIZE_DIVISIBILITY.
+    cfg.MODEL.PANOPTIC_DEEPLAB.ALIGN_CORNERS = False
+
+
 def add_lookahead_config(cfg: CfgNode) -> None:
     """Adds ``SOLVER.LOOKAHEAD``; :class:`axial_d2.lookahead.Lookahead` documents the values."""
     node = cfg.SOLVER.LOOKAHEAD = CfgNode()
@@ -134,6 +147,7 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_axial_resnet_config(cfg)
     add_local_attention_resnet_config(cfg)
     add_conv_axial_resnet_config(cfg)
+    add_deeplab2_semantics_config(cfg)
     add_lookahead_config(cfg)
     cfg.MODEL.INS_EMBED_HEAD.NAME = "AxialDeepLabInsEmbedHead"
     # What stands between the backbone and each decoder: none, projection (1x1 convolution to

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
+import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ASPP, Conv2d, DepthwiseSeparableConv2d, ShapeSpec, get_norm
 from detectron2.projects.deeplab import DeepLabV3PlusHead
-from torch import nn
+from torch import Tensor, nn
 
 DECODER_INPUT_CHOICES = ("none", "projection", "aspp")
 
@@ -20,7 +22,7 @@ class AxialDeepLabDecoder(DeepLabV3PlusHead):
     Detectron2's constructor always builds an ASPP. Axial-DeepLab needs none, since attention
     already sees the whole image; its decoders start from res5 itself. Stands between
     Detectron2's Panoptic-DeepLab heads and their base class in the order of inheritance, so that
-    head, predictor, losses and the top-down pass stay Detectron2's.
+    head, predictor and losses stay Detectron2's.
 
     Args:
         input_shape: of the features to use, by name.
@@ -31,6 +33,8 @@ class AxialDeepLabDecoder(DeepLabV3PlusHead):
         norm: of every convolution.
         decoder_input: "none" (default), "projection" (1×1 conv, norm, ReLU) or "aspp", whose
             image-level pooling covers the whole image, so that any size works.
+        align_corners: whether resizes map corner pixels onto corner pixels, as DeepLab2 does on
+            sizes of a multiple of the stride plus one; default False, as in Detectron2.
         aspp_dilations, aspp_dropout, use_depthwise_separable_conv, loss_weight, loss_type,
         ignore_value: as in Detectron2.
 
@@ -48,6 +52,7 @@ class AxialDeepLabDecoder(DeepLabV3PlusHead):
         common_stride: int,
         norm: str,
         decoder_input: str = "none",
+        align_corners: bool = False,
         aspp_dilations: Sequence[int] = (6, 12, 18),
         aspp_dropout: float = 0.1,
         use_depthwise_separable_conv: bool = True,
@@ -64,6 +69,7 @@ class AxialDeepLabDecoder(DeepLabV3PlusHead):
         self.loss_weight = loss_weight
         self.loss_type = loss_type
         self.decoder_only = True
+        self.align_corners = align_corners
         self.use_depthwise_separable_conv = use_depthwise_separable_conv
 
         *low_level, (top_name, top) = shapes
@@ -81,6 +87,19 @@ class AxialDeepLabDecoder(DeepLabV3PlusHead):
             stage["fuse_conv"] = self._fusion(projected + channels, fused, norm)
             stages[name], channels = stage, fused
         self.decoder = nn.ModuleDict({name: stages[name] for name in self.in_features})
+
+    def layers(self, features: dict[str, Tensor]) -> Tensor:
+        """Features by name → [B, decoder_channels[0], h, w] at ``common_stride``."""
+        stages: Any = self.decoder
+        *low_level, top = self.in_features
+        y = stages[top]["project_conv"](features[top])
+        for name in reversed(low_level):
+            projected = stages[name]["project_conv"](features[name])
+            y = F.interpolate(
+                y, projected.shape[-2:], mode="bilinear", align_corners=self.align_corners
+            )
+            y = stages[name]["fuse_conv"](torch.cat([projected, y], dim=1))
+        return y
 
     def _decoder_input(
         self,
@@ -132,8 +151,17 @@ class AxialDeepLabDecoder(DeepLabV3PlusHead):
         check_features("MODEL.SEM_SEG_HEAD", cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES, input_shape)
         arguments = super().from_config(cfg, input_shape)
         arguments.pop("train_size")
-        arguments["decoder_input"] = cfg.MODEL.SEM_SEG_HEAD.DECODER_INPUT
-        return arguments
+        return {**arguments, **decoder_arguments(cfg, cfg.MODEL.SEM_SEG_HEAD)}
+
+
+def decoder_arguments(cfg: CfgNode, node: CfgNode) -> dict:
+    """What our heads take beyond Detectron2's arguments, from ``cfg`` and a head's own node."""
+    return {
+        "decoder_input": node.DECODER_INPUT,
+        "align_corners": cfg.MODEL.PANOPTIC_DEEPLAB.ALIGN_CORNERS,
+        "norm_eps": node.NORM_EPS,
+        "norm_momentum": node.NORM_MOMENTUM,
+    }
 
 
 def check_features(node: str, wanted: Sequence[str], input_shape: dict[str, ShapeSpec]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from axial_d2.heads.decoder import AxialDeepLabDecoder, check_features
+from axial_d2.heads.decoder import AxialDeepLabDecoder, check_features, decoder_arguments
+from axial_d2.layers.norm_constants import set_norm_constants
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import DepthwiseSeparableConv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
@@ -27,7 +28,40 @@ class AxialDeepLabSemSegHead(PanopticDeepLabSemSegHead, AxialDeepLabDecoder):
     ``forward(features, targets, weights)`` as in Detectron2: logits at input size in inference,
     a dict with "loss_sem_seg" in training. ``layers(features)`` gives the raw logits,
     [B, num_classes, h, w] at ``common_stride``.
+
+    Args:
+        norm_eps, norm_momentum: of every batch norm, default PyTorch's 1e-5 and 0.1; DeepLab2 has
+            1e-3 and 0.01. See :func:`.set_norm_constants`.
+        align_corners: of :class:`.AxialDeepLabDecoder` and of the losses.
+        kwargs: of Detectron2's head and of :class:`.AxialDeepLabDecoder`.
     """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
+        **kwargs: Any,
+    ):
+        super().__init__(input_shape=input_shape, **kwargs)
+        set_norm_constants(self, norm_eps, norm_momentum, "MODEL.SEM_SEG_HEAD")
+
+    def losses(
+        self, predictions: Tensor, targets: Tensor, weights: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Cross entropy of the upsampled logits.
+
+        Args:
+            predictions: [B, num_classes, h, w].
+            targets: [B, H, W], H = h * common_stride, or with ``align_corners`` any size.
+            weights: [B, H, W], or None.
+        """
+        if not self.align_corners:
+            return super().losses(predictions, targets, weights)
+        logits = _aligned(predictions, targets)
+        return {"loss_sem_seg": self.loss(logits, targets, weights) * self.loss_weight}
 
 
 @INS_EMBED_BRANCHES_REGISTRY.register()
@@ -43,6 +77,10 @@ class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder)
 
     The losses are normalised by the weights of all processes together, so that a batch costs
     the same however it is spread; Detectron2 normalises each process by its own.
+
+    Args:
+        norm_eps, norm_momentum, align_corners: as in :class:`AxialDeepLabSemSegHead`.
+        kwargs: of Detectron2's head and of :class:`.AxialDeepLabDecoder`.
     """
 
     @configurable
@@ -54,6 +92,8 @@ class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder)
         norm: str,
         head_channels: int,
         use_depthwise_separable_conv: bool = True,
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
         **kwargs: Any,
     ):
         super().__init__(
@@ -75,6 +115,7 @@ class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder)
                 norm2=norm,
                 activation2=F.relu,
             )
+        set_norm_constants(self, norm_eps, norm_momentum, "MODEL.INS_EMBED_HEAD")
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict:
@@ -82,18 +123,17 @@ class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder)
         check_features("MODEL.INS_EMBED_HEAD", node.IN_FEATURES, input_shape)
         arguments = super().from_config(cfg, input_shape)
         arguments.pop("train_size")
-        arguments["decoder_input"] = node.DECODER_INPUT
-        return arguments
+        return {**arguments, **decoder_arguments(cfg, node)}
 
     def center_losses(self, predictions: Tensor, targets: Tensor, weights: Tensor) -> dict:
         """Mean squared error of the heat-map over the pixels of weight 1.
 
         Args:
             predictions: [B, 1, h, w].
-            targets: [B, 1, H, W], H = h * common_stride.
+            targets: [B, 1, H, W], H = h * common_stride, or with ``align_corners`` any size.
             weights: [B, 1, H, W].
         """
-        loss = F.mse_loss(self._upsampled(predictions), targets, reduction="none")
+        loss = F.mse_loss(self._upsampled(predictions, targets), targets, reduction="none")
         return {"loss_center": _weighted_mean(loss, weights) * self.center_loss_weight}
 
     def offset_losses(self, predictions: Tensor, targets: Tensor, weights: Tensor) -> dict:
@@ -104,14 +144,32 @@ class AxialDeepLabInsEmbedHead(PanopticDeepLabInsEmbedHead, AxialDeepLabDecoder)
             targets: [B, 2, H, W] in pixels.
             weights: [B, 1, H, W].
         """
-        predictions = self._upsampled(predictions) * self.common_stride
+        if self.align_corners:
+            distance: Tensor | int = _pixels_between_cells(predictions, targets)
+        else:
+            distance = self.common_stride
+        predictions = self._upsampled(predictions, targets) * distance
         loss = F.l1_loss(predictions, targets, reduction="none")
         return {"loss_offset": _weighted_mean(loss, weights) * self.offset_loss_weight}
 
-    def _upsampled(self, predictions: Tensor) -> Tensor:
+    def _upsampled(self, predictions: Tensor, targets: Tensor) -> Tensor:
+        if self.align_corners:
+            return _aligned(predictions, targets)
         return F.interpolate(
             predictions, scale_factor=self.common_stride, mode="bilinear", align_corners=False
         )
+
+
+def _aligned(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Predictions at the targets' size, corner pixels on corner pixels."""
+    return F.interpolate(predictions, targets.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def _pixels_between_cells(predictions: Tensor, targets: Tensor) -> Tensor:
+    """[2, 1, 1], the distance in target pixels from a cell to the next one, by y and by x."""
+    sides = zip(targets.shape[-2:], predictions.shape[-2:], strict=True)
+    factors = [(size - 1) / max(cells - 1, 1) for size, cells in sides]
+    return predictions.new_tensor(factors)[:, None, None]
 
 
 def _weighted_mean(loss: Tensor, weights: Tensor) -> Tensor:

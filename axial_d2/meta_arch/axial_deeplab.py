@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
+from axial_d2.meta_arch.batching import grid_size, indices_by_size, stack_padded
 from axial_d2.postprocessing import panoptic_segments, resize_predictions, to_instances
-from axial_d2.postprocessing.resize import resize_offsets
+from axial_d2.postprocessing.resize import (
+    resize_aligned,
+    resize_offsets,
+    resize_offsets_aligned,
+)
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
@@ -69,6 +73,12 @@ class AxialDeepLab(nn.Module):
             :func:`axial_d2.postprocessing.panoptic_segments`.
         size_divisibility: images are padded with zeros to multiples of it; 0 (default) or 1
             pads nothing beyond the largest image of a training batch.
+        align_corners: whether the outputs' corner cells lie on the image's corner pixels, default
+            False. If so, images are padded with zeros to multiples of ``size_divisibility`` plus
+            one, where this is so exactly; both heads need the same.
+
+    Raises:
+        ValueError: a head that resizes otherwise.
     """
 
     sem_seg_head: Any
@@ -91,6 +101,7 @@ class AxialDeepLab(nn.Module):
         nms_kernel: int = 7,
         top_k: int = 200,
         size_divisibility: int = 0,
+        align_corners: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
@@ -103,13 +114,21 @@ class AxialDeepLab(nn.Module):
         self.center_threshold = center_threshold
         self.nms_kernel = nms_kernel
         self.top_k = top_k
-        self.size_divisibility = size_divisibility
+        self.align_corners = align_corners
+        self.size_divisibility = 0 if align_corners else size_divisibility
+        self.grid_step = size_divisibility if align_corners else 0
+        for head in (sem_seg_head, ins_embed_head):
+            _check_aligns(head, align_corners)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
         backbone = build_backbone(cfg)
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         node = cfg.MODEL.PANOPTIC_DEEPLAB
+        divisibility = max(node.SIZE_DIVISIBILITY, backbone.size_divisibility)
+        if node.ALIGN_CORNERS:
+            strides = [shape.stride for shape in backbone.output_shape().values()]
+            divisibility = math.lcm(max(divisibility, 1), *strides)
         return {
             "backbone": backbone,
             "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
@@ -121,7 +140,8 @@ class AxialDeepLab(nn.Module):
             "center_threshold": node.CENTER_THRESHOLD,
             "nms_kernel": node.NMS_KERNEL,
             "top_k": node.TOP_K_INSTANCE,
-            "size_divisibility": max(node.SIZE_DIVISIBILITY, backbone.size_divisibility),
+            "size_divisibility": divisibility,
+            "align_corners": node.ALIGN_CORNERS,
         }
 
     @property
@@ -146,7 +166,7 @@ class AxialDeepLab(nn.Module):
                 that name does; test-time augmentation gives averaged ones.
         """
         results: list[dict] = [{}] * len(batched_inputs)
-        for indices in _indices_by_size(batched_inputs).values():
+        for indices in indices_by_size(batched_inputs).values():
             group = [batched_inputs[index] for index in indices]
             for index, maps in zip(indices, output_maps(group), strict=True):
                 results[index] = self._result(maps)
@@ -158,13 +178,16 @@ class AxialDeepLab(nn.Module):
         Args:
             batched_inputs: as :meth:`forward` takes them.
         """
-        logits, center, offset = self._network_maps(self._images(batched_inputs).tensor)
+        images = self._images(batched_inputs)
+        logits, center, offset = self._network_maps(images)
+        resize = self._resize_aligned if self.align_corners else self._resize
+        padded = (images.shape[2], images.shape[3])
         for index, inputs in enumerate(batched_inputs):
             image = slice(index, index + 1)
-            yield self._resized_maps(logits[image], center[image], offset[image], inputs)
+            yield resize(logits[image], center[image], offset[image], padded, inputs)
 
     def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
-        images = self._images(batched_inputs).tensor
+        images = self._images(batched_inputs)
         targets = self._targets(batched_inputs, images.shape[-2:])
         logits, center, offset = self._network_maps(images)
         return {
@@ -184,10 +207,20 @@ class AxialDeepLab(nn.Module):
         center, offset = self.ins_embed_head.layers(features)
         return logits.float(), center.float(), offset.float()
 
-    def _resized_maps(
-        self, logits: Tensor, center: Tensor, offset: Tensor, inputs: dict
+    def _resize_aligned(
+        self, logits: Tensor, center: Tensor, offset: Tensor, padded: tuple[int, int], inputs: dict
     ) -> OutputMaps:
-        sizes = (tuple(inputs["image"].shape[-2:]), output_size(inputs))
+        sizes = (padded, image_size(inputs), output_size(inputs))
+        return OutputMaps(
+            resize_aligned(logits, *sizes)[0].softmax(dim=0),
+            resize_aligned(center, *sizes)[0, 0],
+            resize_offsets_aligned(offset, *sizes)[0],
+        )
+
+    def _resize(
+        self, logits: Tensor, center: Tensor, offset: Tensor, padded: tuple[int, int], inputs: dict
+    ) -> OutputMaps:
+        sizes = (image_size(inputs), output_size(inputs))
         semantic_stride = self.sem_seg_head.common_stride
         instance_stride = self.ins_embed_head.common_stride
         return OutputMaps(
@@ -211,17 +244,22 @@ class AxialDeepLab(nn.Module):
             "instances": to_instances(segments),
         }
 
-    def _images(self, batched_inputs: list[dict]) -> ImageList:
+    def _images(self, batched_inputs: list[dict]) -> Tensor:
+        """Normalised images, padded with zeros to one size, [B, C, H, W]."""
         images = [
             (inputs["image"].to(self.device) - self.pixel_mean) / self.pixel_std
             for inputs in batched_inputs
         ]
-        return ImageList.from_tensors(images, self.size_divisibility)
+        if not self.align_corners:
+            return ImageList.from_tensors(images, self.size_divisibility).tensor
+        return stack_padded(images, grid_size(images, self.grid_step), 0)
 
     def _targets(self, batched_inputs: list[dict], padded_size: Sequence[int]) -> dict[str, Tensor]:
         """Targets of the size that each head's losses upsample to; padding weighs nothing."""
         semantic, instance = self.sem_seg_head.common_stride, self.ins_embed_head.common_stride
-        # name → (stride of the predictions, value of the padding)
+        if self.align_corners:
+            semantic = instance = 1  # the losses upsample to any size
+        # name → (what the size is a multiple of, value of the padding)
         padding = {
             "sem_seg": (semantic, self.sem_seg_head.ignore_value),
             "sem_seg_weights": (semantic, 0),
@@ -238,7 +276,7 @@ class AxialDeepLab(nn.Module):
                 "of a data set."
             )
         return {
-            name: _stack_padded(
+            name: stack_padded(
                 [inputs[name].to(self.device) for inputs in batched_inputs],
                 [-(-side // stride) * stride for side in padded_size],
                 value,
@@ -247,26 +285,22 @@ class AxialDeepLab(nn.Module):
         }
 
 
+def _check_aligns(head: nn.Module, align_corners: bool) -> None:
+    given = getattr(head, "align_corners", False)
+    if given != align_corners:
+        raise ValueError(
+            f"align_corners is {align_corners} for AxialDeepLab and {given} for its "
+            f"{type(head).__name__}; give both the same (MODEL.PANOPTIC_DEEPLAB.ALIGN_CORNERS sets "
+            "it for both, and Detectron2's own heads only know False)."
+        )
+
+
+def image_size(inputs: dict) -> tuple[int, int]:
+    """Height and width of an input's image."""
+    return inputs["image"].shape[-2], inputs["image"].shape[-1]
+
+
 def output_size(inputs: dict) -> tuple[int, int]:
     """Height and width that an input asks for: its image's where it does not say."""
-    height, width = inputs["image"].shape[-2:]
+    height, width = image_size(inputs)
     return inputs.get("height", height), inputs.get("width", width)
-
-
-def _stack_padded(tensors: list[Tensor], size: Sequence[int], value: float) -> Tensor:
-    """[..., h, w] each, padded to the right and below to ``size`` and stacked."""
-    return torch.stack(
-        [
-            F.pad(
-                tensor, (0, size[1] - tensor.shape[-1], 0, size[0] - tensor.shape[-2]), value=value
-            )
-            for tensor in tensors
-        ]
-    )
-
-
-def _indices_by_size(batched_inputs: list[dict]) -> dict[tuple[int, ...], list[int]]:
-    indices = defaultdict(list)
-    for index, inputs in enumerate(batched_inputs):
-        indices[tuple(inputs["image"].shape)].append(index)
-    return indices

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+Size = tuple[int, int]
 
 
 def resize_predictions(
@@ -56,3 +59,65 @@ def resize_offsets(
         [stride * out / image for out, image in zip(output_size, image_size, strict=True)]
     )
     return resize_predictions(offsets, stride, image_size, output_size) * factors[:, None, None]
+
+
+def resize_aligned(
+    predictions: Tensor, padded_size: Size, image_size: Size, output_size: Size
+) -> Tensor:
+    """Predictions whose corner cells lie on the network input's corner pixels, at output size.
+
+    The network saw the image with padding to its right and below. The corner pixels of the output
+    lie on those of the image; the padding is cut off. Bilinear; where output and padded image have
+    one size, ``interpolate`` with ``align_corners=True``.
+
+    Args:
+        predictions: [B, C, h, w].
+        padded_size: height and width of the network's input.
+        image_size: height and width of the image in it.
+        output_size: height and width to return.
+
+    Returns:
+        [B, C, *output_size].
+    """
+    scales = _output_pixels_between_cells(predictions, padded_size, image_size, output_size)
+    # The width first, while there are few rows.
+    for dim, scale, size in ((-1, scales[1], output_size[1]), (-2, scales[0], output_size[0])):
+        predictions = _interpolate(predictions, dim, scale, size)
+    return predictions
+
+
+def resize_offsets_aligned(
+    offsets: Tensor, padded_size: Size, image_size: Size, output_size: Size
+) -> Tensor:
+    """Like :func:`resize_aligned`, for offsets: their lengths change with the image.
+
+    Args:
+        offsets: [B, 2, h, w], (y, x) in cells, two neighbours being one apart.
+
+    Returns:
+        [B, 2, *output_size], (y, x) in output pixels.
+    """
+    scales = _output_pixels_between_cells(offsets, padded_size, image_size, output_size)
+    resized = resize_aligned(offsets, padded_size, image_size, output_size)
+    return resized * offsets.new_tensor(scales)[:, None, None]
+
+
+def _output_pixels_between_cells(
+    predictions: Tensor, padded_size: Size, image_size: Size, output_size: Size
+) -> list[float]:
+    """By y and by x; a side of one pixel or cell, which has no neighbour, counts as two."""
+    sides = zip(predictions.shape[-2:], padded_size, image_size, output_size, strict=True)
+    intervals = [[max(side - 1, 1) for side in each] for each in sides]
+    return [padded / cells * output / image for cells, padded, image, output in intervals]
+
+
+def _interpolate(image: Tensor, dim: int, scale: float, size: int) -> Tensor:
+    """Linear along ``dim``: position i of the ``size`` new ones lies at i / scale."""
+    last = image.shape[dim] - 1
+    positions = torch.arange(size, device=image.device, dtype=torch.float64) / scale
+    positions = positions.clamp(max=last)
+    before = positions.long()
+    fraction = (positions - before).to(image.dtype)
+    fraction = fraction.unsqueeze(-1) if dim == -2 else fraction
+    low = image.index_select(dim, before)
+    return low.lerp_(image.index_select(dim, (before + 1).clamp(max=last)), fraction)
