@@ -13,16 +13,19 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.is_file() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["axial_d2", "axial_d2.*"]),
-    package_data={"": ["README.md"]},
+    packages=[*find_packages(include=["axial_d2", "axial_d2.*"]), "axial_d2.model_zoo.configs"],
+    # The configs lie outside of the package, for those who read the checkout.
+    package_dir={"axial_d2.model_zoo.configs": "configs"},
+    package_data={"": ["README.md"], "axial_d2.model_zoo.configs": ["**/*.yaml"]},
     python_requires=">=3.10",
     # Not torch (pip might exchange the user's build), nor Detectron2 (the package index has
     # none under that name): axial_d2/compat.py says so where it is missing. Nor what needs torch
     # itself: that is an extra.
-    install_requires=["numpy", "Pillow", "tqdm"],
+    install_requires=["numpy", "Pillow", "safetensors", "tqdm"],
     extras_require={
         "panoptic": ["panopticapi-lite"],
         "lookahead": ["pytorch-optimizer>=4.1"],
+        "tensorflow": ["tensorflow-cpu"],
         "demo": ["opencv-python-headless"],
         "dev": ["mypy", "pytest", "pytest-timeout", "ruff"],
     },

@@ -24,7 +24,15 @@ ALLOWED = {
     "compat": set(),
 }
 # Parts that know no model; what else they import is their own affair.
-WITHOUT_MODEL = ("data", "postprocessing", "evaluation", "solver", "visualization", "config")
+WITHOUT_MODEL = (
+    "data",
+    "postprocessing",
+    "evaluation",
+    "solver",
+    "visualization",
+    "config",
+    "weights",
+)
 
 
 def source_files() -> list[Path]:

@@ -46,7 +46,7 @@ def fidelity(config_root: Path) -> str:
 
 
 def model_zoo(config_root: Path) -> str:
-    parts = tqdm(write_zoo(config_root), total=1 + len(SECTIONS), unit="section", desc="model zoo")
+    parts = tqdm(write_zoo(config_root), total=2 + len(SECTIONS), unit="section", desc="model zoo")
     return "\n".join(parts)
 
 

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
-import os
-from collections import defaultdict
+import logging
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
+import torch
+from axial_d2.weights.core import WeightsError
+from axial_d2.weights.formats import convert, is_known
+from axial_d2.weights.reading import UNFILLED, is_tensorflow, read_file, tensors_in
+from axial_d2.weights.transfer import fit, has_other_classes
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import Tensor
 
+__all__ = ["StrictCheckpointer", "WeightsError"]
+
 SHOWN = 8
 ROLE = "MODEL.WEIGHTS, or the checkpoint to resume from"
 
-
-class WeightsError(ValueError):
-    """A checkpoint is damaged, or belongs to a model of another width, depth or kind."""
+logger = logging.getLogger(__name__)
 
 
 class StrictCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer, which warns and trains on where weights do not fit; this raises.
 
+    Reads ``.pth`` and ``.safetensors`` files of ours, and weights of any known format
+    (:data:`axial_d2.weights.formats.FORMATS`) such as the authors' ``.pth``, which it converts;
+    no file can run code.
+
     A checkpoint may lack a whole part of the model (a pretrained backbone has no heads) and may
     hold parts that the model lacks (a classifier). Predictors of another number of classes are
-    left at their initial values, with a warning. Batch counters, which frozen norms lack, do not
-    matter. Anything else that is missing, left over or of another shape raises. Detectron2's name
-    matching for converted ``.pkl`` files stays as it is.
+    left at their initial values, with a warning; position tables of another length grow or
+    shrink (:mod:`axial_d2.weights.transfer`), with a warning, unless an optimizer's state is
+    restored with them. Batch counters, which frozen norms lack, do not matter. Anything else that
+    is missing, left over or of another shape raises. Detectron2's name matching for converted
+    ``.pkl`` files stays as it is. What a conversion could not fill may be missing, with a warning.
 
     Raises (in ``load``):
         FileNotFoundError: there is no such file.
@@ -35,32 +48,91 @@ class StrictCheckpointer(DetectionCheckpointer):
             in the checkpoint and in the model.
     """
 
-    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        is_local = path and "://" not in path
-        # git main takes options behind a question mark.
-        if is_local and comm.is_main_process() and not os.path.isfile(path.partition("?")[0]):
-            raise FileNotFoundError(f"{ROLE}, is {path}, which does not exist.")
-        return super().load(path, *args, **kwargs)
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        if path and "://" not in path and comm.is_main_process():
+            # git main takes options behind a question mark.
+            _require_file(Path(path.partition("?")[0]))
+        self._restored = list(self.checkpointables) if checkpointables is None else checkpointables
+        return super().load(path, checkpointables)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        try:
-            loaded = super()._load_file(filename)
-        except Exception as error:  # torch, pickle and zipfile raise anything on a damaged file
-            raise WeightsError(
-                f"{filename} ({ROLE}) cannot be read: {type(error).__name__}: {error}. It may be "
-                "incomplete, or no checkpoint at all; give another file."
-            ) from error
-        _require_tensors(filename, loaded["model"])
         self._file = filename
+        try:
+            # Nothing but arrays is read from pickles, so naming one here is no risk.
+            loaded = read_file(filename, allow_pickle=True)
+        except WeightsError as error:
+            raise WeightsError(f"{ROLE}: {error}") from error
+        if filename.endswith((".pkl", ".pyth")):
+            loaded = super()._load_file(filename)  # which the line above found harmless
+        elif isinstance(loaded, Mapping) and "model" in loaded:
+            loaded = dict(loaded)
+        elif isinstance(loaded, Mapping) and "state_dict" in loaded:
+            loaded = {"model": tensors_in(loaded, filename)}
+        else:
+            loaded = {"model": loaded}
+        _require_tensors(filename, loaded["model"])
+        if self._asks_for_matching():
+            loaded["matching_heuristics"] = True
+        self._left_out = set(loaded.get(UNFILLED, ()))
+        if not loaded.get("matching_heuristics", False):
+            loaded["model"] = self._converted(loaded["model"])
         return loaded
+
+    def _asks_for_matching(self) -> bool:
+        """Whether the path ends in git main's ``?matching_heuristics=True``."""
+        url = getattr(self, "_parsed_url_during_load", None)
+        return url is not None and parse_qs(url.query).get("matching_heuristics") == ["True"]
+
+    def _converted(self, weights: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Weights in our names, from whichever known format they have."""
+        tensors = tensors_in(weights, self._file)
+        names = self.model.state_dict().keys()
+        if {_part(name) for name in tensors} & {_part(name) for name in names}:
+            return weights
+        if not is_known(tensors):
+            return weights
+        try:
+            report = convert(tensors, self.model)
+        except WeightsError as error:
+            raise WeightsError(f"{self._file} ({ROLE}): {error}") from error
+        logger.info("converted %s:\n%s", self._file, report.text())
+        self._left_out = set(report.unfilled)
+        return report.converted
 
     def _load_model(self, checkpoint: Any) -> Any:
         matched_by_name = not checkpoint.get("matching_heuristics", False)
         keys = [key.removeprefix("module.") for key in checkpoint["model"]]
+        if matched_by_name and not any(key in checkpoint for key in self._restored):
+            self._fit_tables(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if matched_by_name:
-            _require_fit(self._file, keys, self.model.state_dict().keys(), incompatible)
+            names = self.model.state_dict().keys()
+            _require_fit(self._file, keys, names, incompatible, self._left_out)
         return incompatible
+
+    def _fit_tables(self, weights: Any) -> None:
+        """Position tables of another length, in place."""
+        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        changes: Counter[str] = Counter()
+        for key, value in weights.items():
+            shape = shapes.get(key.removeprefix("module."))
+            fitted = None if shape is None else fit(key, torch.as_tensor(value), shape)
+            if fitted is not None and fitted.tensor is not None and fitted.change:
+                weights[key] = fitted.tensor
+                changes[fitted.change] += 1
+        for change, count in changes.items():
+            logger.warning("%s: %d × %s", self._file, count, change)
+
+
+def _require_file(path: Path) -> None:
+    if path.is_file():
+        return
+    if is_tensorflow(path):
+        raise WeightsError(
+            f"{ROLE}, is {path}, a TensorFlow checkpoint or a folder; convert it with "
+            "tools/convert_weights.py (docs/weights.md) and give the file that it writes."
+        )
+    raise FileNotFoundError(f"{ROLE}, is {path}, which does not exist.")
 
 
 def _require_tensors(file: str, model: Any) -> None:
@@ -77,12 +149,16 @@ def _require_tensors(file: str, model: Any) -> None:
 
 
 def _require_fit(
-    file: str, checkpoint_keys: list[str], model_keys: Iterable[str], incompatible: Any
+    file: str,
+    checkpoint_keys: list[str],
+    model_keys: Iterable[str],
+    incompatible: Any,
+    left_out: set[str],
 ) -> None:
     problems = [
         f"{key}: {tuple(given)} in the checkpoint, {tuple(wanted)} in the model"
         for key, given, wanted in incompatible.incorrect_shapes
-        if "predictor" not in key
+        if not has_other_classes(key, given, wanted)
     ]
     common_parts = {_part(key) for key in checkpoint_keys} & {_part(key) for key in model_keys}
     if not common_parts:
@@ -90,7 +166,7 @@ def _require_fit(
             f"no part in common: the checkpoint has {sorted({_part(k) for k in checkpoint_keys})}, "
             f"the model {sorted({_part(k) for k in model_keys})}"
         )
-    reported = {key for key, *_ in incompatible.incorrect_shapes}
+    reported = {key for key, *_ in incompatible.incorrect_shapes} | left_out
     for what, keys in (
         ("not in the checkpoint", incompatible.missing_keys),
         ("not in the model", incompatible.unexpected_keys),

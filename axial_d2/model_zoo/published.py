@@ -1,0 +1,125 @@
+"""What others trained and published for our configs: results on validation sets, and weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PAPER = "Axial-DeepLab"
+DEEPLAB2 = "DeepLab2"
+AUTHORS = "the authors' PyTorch code"
+
+
+@dataclass(frozen=True)
+class PublishedResults:
+    """Accuracy on the validation set that others trained and published, single-scale.
+
+    Attributes:
+        source: who published it.
+        panoptic_quality, average_precision, mean_iou: PQ, mask AP and mIoU in percent.
+        note: what else the source says.
+    """
+
+    source: str
+    panoptic_quality: float | None = None
+    average_precision: float | None = None
+    mean_iou: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PublicWeights:
+    """A file of weights that others publish.
+
+    Attributes:
+        source: who publishes it.
+        address: of the file, or of the archive it is in.
+        is_tensorflow: whether converting it needs tensorflow; all others load as they are.
+    """
+
+    source: str
+    address: str
+    is_tensorflow: bool
+
+    @property
+    def file(self) -> str:
+        """The name that it is fetched under."""
+        return self.address.rpartition("/")[2]
+
+    @property
+    def is_archive(self) -> bool:
+        return self.file.endswith(".tar.gz")
+
+
+@dataclass(frozen=True)
+class DatasetSection:
+    """The configs of one data set: their folder, and the input size that costs are given for.
+
+    Attributes:
+        title: for people.
+        folder: under ``configs``.
+        input_size: (H, W) in pixels.
+    """
+
+    title: str
+    folder: str
+    input_size: tuple[int, int]
+
+
+SECTIONS = (
+    DatasetSection("COCO panoptic", "coco", (1025, 1025)),
+    DatasetSection("Cityscapes", "cityscapes", (1025, 2049)),
+    DatasetSection("Cityscapes, other backbones", "cityscapes/backbones", (1025, 2049)),
+    DatasetSection("Cityscapes, the authors' backbones", "cityscapes/authors", (1025, 2049)),
+    DatasetSection("Cityscapes, DeepLab2's models", "cityscapes/deeplab2", (1025, 2049)),
+    DatasetSection("Mapillary Vistas v1.2", "mapillary", (2177, 2177)),
+    DatasetSection("The demo's data set", "demo", (128, 128)),
+    DatasetSection("The demo's data set, other backbones", "demo/backbones", (128, 128)),
+)
+
+_DEEPLAB2_FOLDER = "cityscapes/deeplab2"
+
+RESULTS = {
+    "coco/axial_deeplab_s": PublishedResults(PAPER, 41.8),
+    "coco/axial_deeplab_m": PublishedResults(PAPER, 42.9),
+    "coco/axial_deeplab_l": PublishedResults(PAPER, 43.4, note="43.9 multi-scale"),
+    "cityscapes/axial_deeplab_s": PublishedResults(PAPER, 62.6, 34.9, 80.5),
+    "cityscapes/axial_deeplab_m": PublishedResults(PAPER, 63.1, 35.6, 80.3),
+    "cityscapes/axial_deeplab_l": PublishedResults(PAPER, 63.9, 35.8, 81.0),
+    "cityscapes/axial_deeplab_xl": PublishedResults(PAPER, 64.4, 36.7, 80.6),
+    f"{_DEEPLAB2_FOLDER}/axial_swidernet_x1": PublishedResults(DEEPLAB2, 66.1, None, 82.8),
+    f"{_DEEPLAB2_FOLDER}/axial_swidernet_x3": PublishedResults(DEEPLAB2, 67.1, None, 83.5),
+    f"{_DEEPLAB2_FOLDER}/axial_swidernet_x4.5": PublishedResults(DEEPLAB2, 68.0, None, 83.0),
+    f"{_DEEPLAB2_FOLDER}/max_deeplab_s_backbone": PublishedResults(DEEPLAB2, 64.5, None, 82.2),
+    f"{_DEEPLAB2_FOLDER}/max_deeplab_l_backbone": PublishedResults(DEEPLAB2, 66.3, None, 83.1),
+    "mapillary/axial_deeplab_l": PublishedResults(PAPER, 40.1),
+}
+
+_DEEPLAB2_ADDRESS = "https://storage.googleapis.com/gresearch/tf-deeplab/checkpoint"
+# Config → DeepLab2's name of its backbone.
+_DEEPLAB2_NAMES = {
+    "axial_swidernet_x1": "axial_swidernet_1_1_1",
+    "axial_swidernet_x3": "axial_swidernet_1_1_3",
+    "axial_swidernet_x4.5": "axial_swidernet_1_1_4.5",
+    "max_deeplab_s_backbone": "max_deeplab_s_backbone",
+    "max_deeplab_l_backbone": "max_deeplab_l_backbone",
+}
+
+
+def _deeplab2(end: str) -> dict[str, PublicWeights]:
+    return {
+        f"{_DEEPLAB2_FOLDER}/{config}": PublicWeights(
+            DEEPLAB2, f"{_DEEPLAB2_ADDRESS}/{name}_{end}.tar.gz", is_tensorflow=True
+        )
+        for config, name in _DEEPLAB2_NAMES.items()
+    }
+
+
+# Config → weights of the whole model, trained on its data set.
+TRAINED = _deeplab2("os16_axial_deeplab_cityscapes_trainfine")
+# Config → weights of its backbone, trained on ImageNet, which training starts from.
+BACKBONES = {
+    **_deeplab2("imagenet1k_strong_training_strategy"),
+    "cityscapes/authors/axial_resnet_26s": PublicWeights(
+        AUTHORS, "http://www.cs.jhu.edu/~hwang157/axial26s.pth", is_tensorflow=False
+    ),
+}
