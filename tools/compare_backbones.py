@@ -168,8 +168,8 @@ and one seed, and evaluated on images that training never sees. Widths are those
 the same depth (26) and output channels everywhere; nothing else was tuned for any of them, and the
 learning rate is the one found for `axial`. One seed: two trainings of one config differ by one or
 two points of PQ. Multiply-adds are for one image of the data set. Times are wall-clock on PyTorch
-{torch.__version__}, {threads} thread(s) of {platform.machine()}, with other work on the machine: read
-them as orders of magnitude.
+{torch.__version__} and {threads} thread(s) of {platform.machine()}, beside other work on the
+machine: read them as orders of magnitude.
 
 {table}
 
