@@ -37,6 +37,7 @@ STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 16}
 STAND_INS = {
     "axial_d2_demo": sum(bool(c["isthing"]) for c in CATEGORIES),
     "mapillary_vistas_v1.2_panoptic": 37,
+    "mapillary_vistas_v2.0_panoptic": 70,
 }
 
 

@@ -4,8 +4,8 @@
 tools/compare_backbones.py [--output output/comparison] [--max-iter 700] [--kinds axial conv …]
 tools/compare_backbones.py --report docs     writes what has been trained so far
 
-Each kind is a config in configs/demo/backbones. Kinds that were trained already, with the same
-number of iterations, are not trained again, so several calls can share the work.
+Each kind is a config in configs/demo/backbones. Kinds that were trained already with the same
+iterations, images and seed are not trained again, so several calls can share the work.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Comparison:
     Attributes:
         kind: name of its config.
         what: the comment at the top of the config.
-        max_iter: iterations of the training.
+        settings: what the comparison holds fixed: iterations, images, seed of the data.
         threads: of PyTorch.
         results: PQ, SQ, RQ, mIoU and mask AP on the validation images, in percent.
         parameters, multiply_adds: of the whole model, for one image of the data set.
@@ -55,7 +55,7 @@ class Comparison:
 
     kind: str
     what: str
-    max_iter: int
+    settings: dict[str, int]
     threads: int
     results: dict[str, float]
     parameters: int
@@ -106,7 +106,7 @@ def compare(kind: str, args: argparse.Namespace) -> Comparison:
     return Comparison(
         kind=kind,
         what=first_comment(CONFIGS / f"{kind}.yaml"),
-        max_iter=args.max_iter,
+        settings=settings_of(args),
         threads=torch.get_num_threads(),
         results={
             **{key: panoptic[key] for key in ("PQ", "SQ", "RQ")},
@@ -135,7 +135,11 @@ def finished(kind: str, args: argparse.Namespace) -> Comparison | None:
     if not file.is_file():
         return None
     comparison = Comparison(**json.loads(file.read_text(encoding="utf-8")))
-    return comparison if comparison.max_iter == args.max_iter else None
+    return comparison if comparison.settings == settings_of(args) else None
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, int]:
+    return {name: getattr(args, name) for name in ("max_iter", "num_train", "num_val", "seed")}
 
 
 def write_report(comparisons: list[Comparison], folder: Path) -> None:
@@ -157,7 +161,7 @@ def write_report(comparisons: list[Comparison], folder: Path) -> None:
         "backbone", "what it is", *names, "parameters", "multiply-adds", "training", "evaluation",
     ]  # fmt: skip
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    budget = f"{comparisons[0].max_iter} iterations of 8 crops"
+    budget = f"{comparisons[0].settings['max_iter']} iterations of 8 crops"
     threads = ", ".join(sorted({str(c.threads) for c in comparisons}))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / DOCUMENT).write_text(
@@ -166,8 +170,8 @@ def write_report(comparisons: list[Comparison], folder: Path) -> None:
 Trained from scratch by `tools/compare_backbones.py`, all with one budget ({budget}), one optimizer
 and one seed, and evaluated on images that training never sees. Widths are those of the demo, with
 the same depth (26) and output channels everywhere; nothing else was tuned for any of them, and the
-learning rate is the one found for `axial`. One seed: two trainings of one config differ by one or
-two points of PQ. Multiply-adds are for one image of the data set. Times are wall-clock on PyTorch
+learning rate is the one found for `axial`. One training each, so small differences mean little.
+Multiply-adds are for one image of the data set. Times are wall-clock on PyTorch
 {torch.__version__} and {threads} thread(s) of {platform.machine()}, beside other work on the
 machine: read them as orders of magnitude.
 
@@ -188,7 +192,9 @@ def draw_figure(comparisons: list[Comparison], file: Path) -> None:
         axes.annotate(c.kind, (x, y), xytext=(6, 4), textcoords="offset points")
     axes.set_xlabel("multiply-adds of one image (billions)")
     axes.set_ylabel("PQ on unseen images")
-    axes.set_title(f"The demo's data set, {comparisons[0].max_iter} iterations; area: parameters")
+    axes.set_title(
+        f"The demo's data set, {comparisons[0].settings['max_iter']} iterations; area: parameters"
+    )
     axes.margins(0.15)
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)

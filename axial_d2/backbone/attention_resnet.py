@@ -100,7 +100,7 @@ class AttentionResNet(ResNet):
         self._check_per_stage("STAGE_TYPES", stage_types)
         for stage_type in stage_types:
             self._check("STAGE_TYPES", stage_type, tuple(STAGE_TYPES))
-        self._check_positions(positions, stage_types)
+        self._check_positions(positions, (*stage_types, stem))
         self._check_features(out_features, freeze_at)
         self._check_positive(
             WIDTH_MULTIPLIER=width_multiplier,
@@ -206,13 +206,20 @@ class AttentionResNet(ResNet):
                 f"for each of {STAGE_NAMES}."
             )
 
-    def _check_positions(self, positions: str, stage_types: Sequence[str]) -> None:
-        others = sorted({"axial", "local_ps"} & set(stage_types))
-        if positions != "relative" and others:
+    def _check_positions(self, positions: str, parts: Sequence[str]) -> None:
+        if positions == "relative":
+            return
+        others = sorted({"axial", "local_ps"} & set(parts))
+        if others:
             raise ValueError(
-                f"{self.config_node}.POSITIONS is {positions!r}, but the stage types {others} "
-                "know relative positions only; switch single terms off under "
+                f"{self.config_node}.POSITIONS is {positions!r}, but {others} among the stages and "
+                "the stem know relative positions only; switch single terms off under "
                 f"{self.config_node}.TERMS, or use the stage type local."
+            )
+        if "local" not in parts:
+            raise ValueError(
+                f"{self.config_node}.POSITIONS is {positions!r}, but no stage is local, the only "
+                "type that has this choice; leave it at 'relative'."
             )
 
     def _check_features(self, out_features: Sequence[str], freeze_at: int) -> None:

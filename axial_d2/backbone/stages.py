@@ -128,6 +128,12 @@ def _window_arguments(options: StageOptions) -> dict[str, Any]:
 
 
 def _global(options: StageOptions) -> dict[str, Any]:
+    if not (options.terms.query_key and options.terms.value_content):
+        raise ValueError(
+            f"{options.config_node}.TERMS switches off QUERY_KEY or VALUE_CONTENT, but "
+            f"{STAGE_NAMES[options.index]} is global, which has these two terms alone; turn them "
+            "on, or choose another stage type."
+        )
     channels = options.channels(BOTTLENECK_CHANNELS)
     check_heads_divide(options, channels, _place(options))
     return {

@@ -59,7 +59,7 @@ def _merge(source: str, merge: Callable[[Any], None], argument: Any) -> None:
     except (KeyError, AssertionError, ValueError) as error:  # yacs raises any of these
         reason = str(error.args[0] if error.args else error)
         raise ValueError(
-            f"{source}: {reason}. configs/README.md lists the keys under MODEL.AXIAL_RESNET; all "
+            f"{source}: {reason}. configs/README.md lists the keys that axial_d2 adds; all "
             "others are Detectron2's."
         ) from error
 

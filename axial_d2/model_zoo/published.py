@@ -72,6 +72,7 @@ SECTIONS = (
     DatasetSection("Cityscapes, the authors' backbones", "cityscapes/authors", (1025, 2049)),
     DatasetSection("Cityscapes, DeepLab2's models", "cityscapes/deeplab2", (1025, 2049)),
     DatasetSection("Mapillary Vistas v1.2", "mapillary", (2177, 2177)),
+    DatasetSection("Mapillary Vistas v2.0", "mapillary/v2.0", (2177, 2177)),
     DatasetSection("The demo's data set", "demo", (128, 128)),
     DatasetSection("The demo's data set, other backbones", "demo/backbones", (128, 128)),
 )

@@ -197,13 +197,23 @@ BAD_VALUES: list[tuple[str, dict[str, Any], str]] = [
     (
         "absolute axial",
         {"STAGE_TYPES": ["local", "axial", "local", "local"], "POSITIONS": "absolute", "SPAN": 3},
-        "{node}.POSITIONS is 'absolute', but the stage types ['axial'] know relative",
+        "{node}.POSITIONS is 'absolute', but ['axial'] among the stages and the stem know relative",
     ),
     (
         "no positions in local_ps and axial",
         {"STAGE_TYPES": ["local_ps", "axial", "local", "conv"], "POSITIONS": "none", "SPAN": 3},
-        "['axial', 'local_ps'] know relative positions only; switch single terms off under {node}."
-        "TERMS",
+        "['axial', 'local_ps'] among the stages and the stem know relative positions only; switch "
+        "single terms off under {node}.TERMS",
+    ),
+    (
+        "absolute axial stem",
+        {"STEM": "axial", "STAGE_TYPES": ["local"] * 4, "POSITIONS": "absolute", "SPAN": 3},
+        "{node}.POSITIONS is 'absolute', but ['axial'] among the stages and the stem know relative",
+    ),
+    (
+        "absolute positions nowhere",
+        {"STAGE_TYPES": ["global", "conv", "conv", "conv"], "POSITIONS": "absolute"},
+        "{node}.POSITIONS is 'absolute', but no stage is local",
     ),
     (
         "heads of local",
@@ -263,8 +273,16 @@ def test_impossible_terms_are_named(
         build_backbone(cfg)
 
 
-def test_global_and_convolutional_stages_ignore_spans_and_terms() -> None:
-    terms = AttentionTerms(query_key=False, value_content=False)
+@pytest.mark.parametrize("term", ["query_key", "value_content"])
+def test_terms_that_a_global_stage_cannot_lack(term: str) -> None:
+    with pytest.raises(ValueError, match=r"QUERY_KEY or VALUE_CONTENT, but res4 is global"):
+        tiny_local(
+            stage_types=("conv", "conv", "global", "conv"), terms=AttentionTerms(**{term: False})
+        )
+
+
+def test_global_and_convolutional_stages_ignore_spans_and_position_terms() -> None:
+    terms = AttentionTerms(query_position=False, key_position=False, value_position=False)
     types = ("global", "conv", "global", "conv")
     plain = tiny_local(stage_types=types)
     other = tiny_local(stage_types=types, span=0, terms=terms)

@@ -13,9 +13,10 @@ MeasuredTable = tuple[PublishedTable, list[Measured]]
 
 HEADER = """# Fidelity: the published numbers, and ours
 
-Written by `tools/fidelity_report.py`, which builds every model below without weights, counts it
-with `axial_d2.analysis`, and fails a test where this file is out of date. Nothing here is typed by
-hand but the published numbers (`axial_d2/analysis/fidelity/`).
+Written by `tools/fidelity_report.py`, which builds every model below without weights and counts it
+with `axial_d2.analysis`; a test fails where the published tables here are out of date, a slow one
+(`make test-slow`) where anything is. Nothing is typed by hand but the published numbers and the
+words (`axial_d2/analysis/fidelity/`). SASA's detection models are not among them.
 
 A multiply-add is one product of a convolution, a matrix product, or one of attention's five terms
 (q·k, q·r, k·r, and the weighted sums of v and r^v), counted from the formula whichever
@@ -28,7 +29,8 @@ ALTERNATIVES = """# Choices that the papers leave open
 
 The text does not say everything: whether the stem has a pool and scales with the width, where
 striding happens, what replaces the ASPP, and what a window counts at the border. The presets above
-are the readings that fit the tables best; here is what the others give.
+are the readings that fit parameters and multiply-adds together best; here is what the others give.
+That the paper's COCO table was counted with span 65, too, is concluded from the fit.
 """
 
 
