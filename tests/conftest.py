@@ -1,12 +1,27 @@
-"""What all tests share: components registered first, and one seed."""
+"""What all tests share: components registered first, one seed, and no data set left behind."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import axial_d2  # noqa: F401  bridges an old Detectron2, so it comes before the rest
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+CATALOGS = (DatasetCatalog, MetadataCatalog)
 
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _forget_data_sets() -> Iterator[None]:
+    """What a test registers, as loading a config does; what wider fixtures registered stays."""
+    before = [set(catalog) for catalog in CATALOGS]
+    yield
+    for catalog, names in zip(CATALOGS, before, strict=True):
+        for name in set(catalog) - names:
+            catalog.remove(name)
