@@ -146,7 +146,9 @@ def _mapper(workers: int) -> Iterator[Any]:
         yield map
         return
     # One thread a process: OpenCV would start one a processor in each.
-    with multiprocessing.Pool(workers, cv2.setNumThreads, (1,)) as pool:
+    # Not forked: OpenCV's and PyTorch's threads leave locks behind that a fork never gets.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, cv2.setNumThreads, (1,)) as pool:
         yield pool.imap_unordered
 
 
