@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
 
 import torch
-from axial_d2.postprocessing.grouping import find_centers, group_pixels
+from axial_d2.postprocessing.centers import CenterSlots, find_center_slots
+from axial_d2.postprocessing.classes import class_mask, most_probable
+from axial_d2.postprocessing.grouping import group_pixels
+from axial_d2.postprocessing.host import reads_are_free
+from axial_d2.postprocessing.segments import PanopticSegments, SegmentSlots
 from torch import Tensor
-
-
-class PanopticSegments(NamedTuple):
-    """A panoptic segmentation, segment by segment.
-
-    Attributes:
-        ids: [H, W] int32; 0 is void, otherwise 1 + the segment's index in the fields below.
-        classes: [S] int64, contiguous category ids.
-        is_thing: [S] bool.
-        scores: [S], in 0 … 1.
-        areas: [S] int64, in pixels, never 0.
-    """
-
-    ids: Tensor
-    classes: Tensor
-    is_thing: Tensor
-    scores: Tensor
-    areas: Tensor
-
-    def segments_info(self) -> list[dict]:
-        """Detectron2's ``segments_info``: id, category_id, isthing, score and area of each."""
-        return [
-            {
-                "id": index,
-                "category_id": category,
-                "isthing": thing,
-                "score": score,
-                "area": area,
-            }
-            for index, (category, thing, score, area) in enumerate(
-                zip(
-                    self.classes.tolist(),
-                    self.is_thing.tolist(),
-                    self.scores.tolist(),
-                    self.areas.tolist(),
-                    strict=True,
-                ),
-                start=1,
-            )
-        ]
 
 
 def merge_segments(
@@ -78,38 +41,55 @@ def merge_segments(
         is_thing_class: [C] bool.
         stuff_area: in pixels.
     """
+    return merge_segment_slots(
+        semantic, probability, instances, center_scores, heatmap, is_thing_class, stuff_area
+    ).read()
+
+
+def merge_segment_slots(
+    semantic: Tensor,
+    probability: Tensor,
+    instances: Tensor,
+    center_scores: Tensor,
+    heatmap: Tensor,
+    is_thing_class: Tensor,
+    stuff_area: int,
+) -> SegmentSlots:
+    """:func:`merge_segments` in K + C places, without reading anything from the device."""
     num_centers, num_classes = len(center_scores), len(is_thing_class)
-    votes = torch.zeros(num_centers * num_classes, dtype=torch.int64, device=semantic.device)
-    assigned = instances > 0
-    ballot = (instances[assigned] - 1) * num_classes + semantic[assigned]
-    votes.scatter_add_(0, ballot, torch.ones_like(ballot))
-    winners = votes.view(num_centers, num_classes).argmax(dim=1)
+    # A table of instance (row 0: none) by class has a cell for every pixel, and what is asked of
+    # segments is asked of cells first.
+    cells = (instances * num_classes).add_(semantic).flatten()
+    shape = (num_centers + 1, num_classes)
+    votes = _add_up(cells, torch.ones_like(cells), shape)
+    # float32 loses a tenth of the sum over ten million pixels.
+    sums = _add_up(cells, probability.flatten().double(), shape)
+    highest = torch.zeros(shape, device=semantic.device).view(-1)
+    if not reads_are_free(votes) or (votes[0] * is_thing_class).any():
+        highest.scatter_reduce_(0, cells, heatmap.flatten().float(), "amax")
 
     # Provisional segments: instances first, then one for every class.
-    segments = torch.where(assigned, instances - 1, num_centers + semantic).flatten()
     every_class = torch.arange(num_classes, device=semantic.device)
-    classes = torch.cat([winners, every_class])
+    classes = torch.cat([votes[1:].argmax(dim=1), every_class])
     is_thing = is_thing_class[classes]
-    areas = torch.bincount(segments, minlength=len(classes))
-    # float32 loses a tenth of the sum over ten million pixels.
-    sums = torch.zeros(len(classes), dtype=torch.float64, device=semantic.device)
-    sums.scatter_add_(0, segments, probability.flatten().double())
-    mean_probability = (sums / areas.clamp(min=1)).float()
-    highest = torch.zeros(len(classes), device=semantic.device).scatter_reduce_(
-        0, segments, heatmap.flatten().float(), "amax"
-    )
-    peaks = torch.cat([center_scores.float(), highest[num_centers:]])
+    areas = torch.cat([votes[1:].sum(dim=1), votes[0]])
+    probability_sums = torch.cat([sums[1:].sum(dim=1), sums[0]])
+    mean_probability = (probability_sums / areas.clamp(min=1)).float()
+    peaks = torch.cat([center_scores.float(), highest[:num_classes]])
     scores = torch.where(is_thing, mean_probability * peaks, mean_probability).clamp(0, 1)
 
     kept = (areas > 0) & (is_thing | (areas >= stuff_area))
     new_ids = torch.where(kept, kept.cumsum(0), 0).int()
-    return PanopticSegments(
-        new_ids[segments].view_as(semantic),
-        classes[kept],
-        is_thing[kept],
-        scores[kept],
-        areas[kept],
-    )
+    id_of_cell = new_ids[:num_centers, None].expand(-1, num_classes)
+    id_of_cell = torch.cat([new_ids[None, num_centers:], id_of_cell]).flatten()
+    ids = id_of_cell.index_select(0, cells).view_as(semantic)
+    return SegmentSlots.of(ids, kept, classes, is_thing, scores, areas)
+
+
+def _add_up(cells: Tensor, numbers: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Sum of the numbers of each cell."""
+    flat = torch.zeros(shape[0] * shape[1], dtype=numbers.dtype, device=numbers.device)
+    return flat.scatter_add_(0, cells, numbers).view(shape)
 
 
 def panoptic_segments(
@@ -134,11 +114,42 @@ def panoptic_segments(
         stuff_area: smaller stuff becomes void, in pixels.
         threshold, nms_kernel, top_k: of :func:`.find_centers`.
     """
-    probability, semantic = probabilities.max(dim=0)
-    is_thing_class = torch.zeros(len(probabilities), dtype=torch.bool, device=heatmap.device)
-    is_thing_class[list(thing_classes)] = True
-    centers, center_scores = find_centers(heatmap, threshold, nms_kernel, top_k)
-    instances = group_pixels(centers, offsets, is_thing_class[semantic])
-    return merge_segments(
-        semantic, probability, instances, center_scores, heatmap, is_thing_class, stuff_area
+    return panoptic_segment_slots(
+        probabilities,
+        heatmap,
+        offsets,
+        thing_classes,
+        stuff_area=stuff_area,
+        threshold=threshold,
+        nms_kernel=nms_kernel,
+        top_k=top_k,
+    ).read()
+
+
+@torch.no_grad()
+def panoptic_segment_slots(
+    probabilities: Tensor,
+    heatmap: Tensor,
+    offsets: Tensor,
+    thing_classes: Collection[int],
+    *,
+    stuff_area: int = 2048,
+    threshold: float = 0.1,
+    nms_kernel: int = 7,
+    top_k: int | None = 200,
+) -> SegmentSlots:
+    """:func:`panoptic_segments`, not yet read: the host waits for the device nowhere in it.
+
+    With one exception: ``top_k=None`` asks the device how many centres there are, since there is
+    room for very many. Without gradients.
+    """
+    probability, semantic = most_probable(probabilities)
+    is_thing_class = class_mask(thing_classes, len(probabilities), heatmap.device)
+    centers: CenterSlots = find_center_slots(heatmap, threshold, nms_kernel, top_k)
+    if top_k is None or reads_are_free(heatmap):
+        centers = centers.filled()
+    thing_mask = is_thing_class.index_select(0, semantic.flatten()).view_as(semantic)
+    instances = group_pixels(centers.positions, offsets, thing_mask, centers.valid)
+    return merge_segment_slots(
+        semantic, probability, instances, centers.scores, heatmap, is_thing_class, stuff_area
     )

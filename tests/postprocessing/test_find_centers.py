@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from axial_d2.postprocessing import find_centers
+from slow_panoptic import slow_centers
 from torch import Tensor
 
 
@@ -118,3 +119,21 @@ def test_other_dtypes(dtype: torch.dtype) -> None:
 def test_an_even_or_non_positive_kernel_names_its_key(kernel: int) -> None:
     with pytest.raises(ValueError, match=rf"NMS_KERNEL is {kernel}; it must be odd"):
         find_centers(TWO_PEAKS, nms_kernel=kernel)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("top_k", [3, None])
+def test_equals_loops_over_windows(kernel: int, top_k: int | None) -> None:
+    for _ in range(10):
+        height, width = (int(torch.randint(1, 24, ())) for _ in range(2))
+        heatmap = torch.randint(0, 12, (height, width)) / 8  # many plateaus
+        given = find_centers(heatmap, 0.25, kernel, top_k)[0].tolist()
+        expected = slow_centers(heatmap.numpy(), 0.25, kernel, top_k)
+        assert [tuple(center) for center in given] == expected
+
+
+def test_as_many_centers_as_windows_allow() -> None:
+    # One peak on every second pixel: with a window of 3 no map has more.
+    peaks = torch.zeros(9, 11)
+    peaks[::2, ::2] = torch.rand(5, 6) + 0.5
+    assert len(centers_of(peaks, top_k=None)) == 30
