@@ -33,7 +33,7 @@ def _attention_resnet_node() -> CfgNode:
     node.DEPTH = 50
     # Of every channel after the stem, above 0.
     node.WIDTH_MULTIPLIER = 1.0
-    # conv7, deeplab, inception, axial or attention.
+    # conv7, conv7_unpooled, deeplab, inception, axial or attention.
     node.STEM = "conv7"
     # Of the stem's channels; 0 follows WIDTH_MULTIPLIER.
     node.STEM_WIDTH_MULTIPLIER = 0.0
@@ -67,7 +67,8 @@ def _attention_resnet_node() -> CfgNode:
     node.NORM_EPS = 1e-5
     # Weight of a new batch in the running statistics: above 0, at most 1.
     node.NORM_MOMENTUM = 0.1
-    # auto, reference or blocked.
+    # auto, reference, blocked or triton (fused CUDA kernels of axial stages, which auto takes
+    # where it can; local stages have none and refuse it).
     node.ATTENTION_IMPL = "auto"
     return node
 
@@ -108,7 +109,7 @@ def _conv_axial_resnet_node() -> CfgNode:
     node.NORM_EPS = 0.001
     # Weight of a new batch in the running statistics: above 0, at most 1.
     node.NORM_MOMENTUM = 0.01
-    # auto, reference or blocked.
+    # auto, reference, blocked or triton, as in AXIAL_RESNET.
     node.ATTENTION_IMPL = "auto"
     return node
 

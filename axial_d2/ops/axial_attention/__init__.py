@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from axial_d2.ops.axial_attention import blocked, reference
+from collections.abc import Sequence
+from typing import Any
+
+from axial_d2.ops.axial_attention import blocked, reference, triton
 from axial_d2.ops.axial_attention.reference import LogitMoments
+from axial_d2.ops.axial_attention.triton_support import chooses
 from axial_d2.ops.precision import at_least_float32, without_autocast
 from axial_d2.ops.terms import check_terms
 from torch import Tensor
 
-IMPLEMENTATIONS = {"reference": reference, "blocked": blocked}
+IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "triton": triton}
 IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)
 
 __all__ = ["IMPLEMENTATION_CHOICES", "LogitMoments", "axial_attention", "logit_moments"]
@@ -32,9 +36,12 @@ def check_implementation(name: str) -> None:
         )
 
 
-def _implementation(name: str):
+def _chosen(name: str, tensors: Sequence[Any]) -> str:
+    """What "auto" means for these tensors: a matter of device, dtype and sizes alone."""
     check_implementation(name)
-    return IMPLEMENTATIONS["blocked" if name == "auto" else name]
+    if name != "auto":
+        return name
+    return "triton" if chooses(*tensors) else "blocked"
 
 
 def axial_attention(
@@ -74,7 +81,8 @@ def axial_attention(
         logit_scale: [3, N], factors of q·k, q·r and k·r; ones if None.
         span: odd length of the window, truncated at the border, or 0 for the whole axis.
         implementation: "reference" (the definition), "blocked" (the same in cache-sized
-            blocks) or "auto".
+            blocks), "triton" (fused CUDA kernels) or "auto": the kernels where device, dtype
+            and channels allow them, else "blocked".
         query_key: whether the logits have the term q·k; default True.
 
     Returns:
@@ -82,16 +90,17 @@ def axial_attention(
 
     Raises:
         ValueError: an even or negative span, an unknown implementation, no logit term at all,
-            or nothing to retrieve.
+            nothing to retrieve, or "triton" for tensors that the kernels cannot take.
     """
     check_span(span)
     check_terms(query_key, query_table, key_table, value, value_table)
     dtype = query.dtype if value is None else value.dtype
-    tensors = (query, key, value, query_table, key_table, value_table, logit_scale)
+    tensors = [query, key, value, query_table, key_table, value_table, logit_scale]
+    name = _chosen(implementation, tensors)
+    if name != "triton":  # which multiplies half precision as it is, and sums in float32
+        tensors = [at_least_float32(tensor) for tensor in tensors]
     with without_autocast(query):
-        retrieved = _implementation(implementation).axial_attention(
-            *map(at_least_float32, tensors), span, query_key
-        )
+        retrieved = IMPLEMENTATIONS[name].axial_attention(*tensors, span, query_key)
     content, position = (None if part is None else part.to(dtype) for part in retrieved)
     return content, position
 
@@ -111,8 +120,8 @@ def logit_moments(
     is left out. Arguments as in :func:`axial_attention`.
     """
     check_span(span)
+    check_implementation(implementation)
     tensors = (query, key, query_table, key_table)
+    name = "blocked" if implementation == "auto" else implementation  # "triton" has the same
     with without_autocast(query):
-        return _implementation(implementation).logit_moments(
-            *map(at_least_float32, tensors), span, query_key
-        )
+        return IMPLEMENTATIONS[name].logit_moments(*map(at_least_float32, tensors), span, query_key)

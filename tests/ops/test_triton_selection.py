@@ -1,0 +1,145 @@
+"""Which implementation "auto" means, what "triton" refuses, and that choosing imports nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from axial_d2.layers import AxialAttention
+from axial_d2.ops import axial_attention, logit_moments
+from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, _chosen, triton_support
+from naive_attention import random_inputs
+
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture(autouse=True)
+def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if PyTorch for CUDA ran on a GPU of compute capability 9.0, without interpretation."""
+    monkeypatch.setattr(triton_support, "FOUND", True)
+    monkeypatch.setattr(triton_support, "INTERPRETED", False)
+    monkeypatch.setattr(triton_support, "_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.version, "hip", None)
+
+
+def tensor(
+    channels: int, device: torch.device = CUDA, dtype: torch.dtype = torch.float32
+) -> SimpleNamespace:
+    """What the choice looks at."""
+    return SimpleNamespace(
+        device=device, is_cuda=device.type == "cuda", dtype=dtype, shape=(2, 8, 65, channels)
+    )
+
+
+def arguments(channels: tuple[int, int] = (8, 16), **options: Any) -> list[Any]:
+    key, value = channels
+    features = [tensor(channel, **options) for channel in (key, key, value)]
+    return [*features, *(tensor(channel, options.get("device", CUDA)) for channel in (key, value))]
+
+
+@pytest.mark.parametrize("channels", [(4, 8), (8, 16), (128, 128), (5, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_auto_is_the_kernel_on_a_gpu(channels: tuple[int, int], dtype: torch.dtype) -> None:
+    assert _chosen("auto", arguments(channels, dtype=dtype)) == "triton"
+
+
+CPU = torch.device("cpu")
+REFUSED = {
+    "another device": (arguments(device=CPU), "needs a CUDA device, and the tensors are on cpu"),
+    "no device": (arguments(device=torch.device("meta")), "the tensors are on meta"),
+    "float64": (arguments(dtype=torch.float64), "not torch.float64"),
+    "key channels": (arguments((129, 16)), "at most 128 channels, not 129"),
+    "value channels": (arguments((8, 256)), "at most 128 channels, not 256"),
+    "two devices": ([*arguments()[:4], tensor(16, CPU)], "its tensors are on cuda:0 and on cpu"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_auto_is_blocked_elsewhere(case: str) -> None:
+    given, reason = REFUSED[case]
+    assert _chosen("auto", given) == "blocked"
+    assert reason in triton_support.obstacle(*given)
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "value", "reason"),
+    [
+        (triton_support, "FOUND", False, "the package triton is not installed"),
+        (triton_support, "_capability", lambda _: (7, 5), "compute capability 8.0"),
+        (torch.version, "hip", "6.2", "built for ROCm"),
+    ],
+)
+def test_auto_is_blocked_without_what_the_kernels_need(
+    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any, reason: str
+) -> None:
+    monkeypatch.setattr(where, name, value)
+    assert _chosen("auto", arguments()) == "blocked"
+    assert reason in triton_support.obstacle(*arguments())
+
+
+def test_values_may_be_missing() -> None:
+    given = arguments()
+    given[2] = None
+    assert _chosen("auto", given) == "triton"
+
+
+def test_interpretation_takes_the_cpu_but_auto_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_support, "INTERPRETED", True)
+    assert triton_support.obstacle(*arguments(device=CPU)) is None
+    assert _chosen("auto", arguments(device=CPU)) == "blocked"
+
+
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATION_CHOICES if name != "auto"])
+def test_a_named_implementation_is_taken_as_it_is(name: str) -> None:
+    assert _chosen(name, arguments(device=CPU)) == name
+
+
+def test_triton_on_a_cpu_says_what_is_missing() -> None:
+    message = r'"triton" cannot be used: it needs a CUDA device.*on cpu.*"auto".*"blocked"'
+    with pytest.raises(ValueError, match=message):
+        axial_attention(*random_inputs(5, dtype=torch.float32), implementation="triton")
+
+
+def test_layer_with_triton_is_built_anywhere_and_refuses_a_cpu() -> None:
+    layer = AxialAttention(8, 8, 16, "width", num_heads=2, implementation="triton").eval()
+    with pytest.raises(ValueError, match="cannot be used"):
+        layer(torch.zeros(1, 8, 3, 3))
+
+
+def test_moments_are_those_of_blocked() -> None:
+    query, key, _, query_table, key_table, _ = random_inputs(9)
+    found, want = (
+        logit_moments(query, key, query_table, key_table, implementation=name)
+        for name in ("triton", "blocked")
+    )
+    assert torch.equal(found.variance, want.variance)
+    assert torch.equal(found.mean, want.mean)
+
+
+def test_importing_the_op_imports_no_triton() -> None:
+    program = """
+import sys, torch
+before = "triton" in sys.modules
+import axial_d2.ops
+from axial_d2.ops.axial_attention import IMPLEMENTATIONS
+assert "triton" in IMPLEMENTATIONS
+assert ("triton" in sys.modules) == before, "triton was imported"
+assert not before
+"""
+    # The package itself imports Detectron2, which may import what it likes.
+    stub = """
+import sys, types
+package = types.ModuleType("axial_d2")
+package.__path__ = [sys.argv[1]]
+sys.modules["axial_d2"] = package
+"""
+    root = str(Path(triton_support.__file__).parents[2])
+    result = subprocess.run(
+        [sys.executable, "-c", stub + program, root], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
