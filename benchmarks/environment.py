@@ -1,0 +1,58 @@
+"""The machine and the versions that figures belong to."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+PACKAGES = ("torch", "torchvision", "triton", "numpy")
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def environment(device: str) -> dict:
+    """Machine, versions and threads, as the report and the JSON file have them."""
+    import axial_d2
+    import detectron2
+
+    versions = {"python": platform.python_version(), "axial_d2": axial_d2.__version__}
+    versions["commit"] = _commit()
+    versions["detectron2"] = detectron2.__version__
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "none"
+    machine = {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
+    if device == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name()
+        versions["cuda"] = str(torch.version.cuda)
+        versions["cudnn"] = str(torch.backends.cudnn.version())
+    return {"machine": machine, "versions": versions, "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    if CPU_INFO.exists():
+        for line in CPU_INFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """Of the checkout, with a plus sign if it has changes; "unknown" outside of one."""
+    root = Path(__file__).parents[1]
+    try:
+        commit = _git(root, "rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
