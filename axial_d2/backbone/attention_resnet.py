@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from axial_d2.backbone.blocks import STRIDING_CHOICES
 from axial_d2.backbone.stages import (
     OUTPUT_CHANNELS,
@@ -21,6 +22,7 @@ from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, check_span
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import ResNet
+from torch import Tensor
 
 # Of the input, without an output stride.
 STAGE_STRIDES = (4, 8, 16, 32)
@@ -158,6 +160,10 @@ class AttentionResNet(ResNet):
             channels = out_channels
         super().__init__(stem_module, stages, out_features=list(out_features), freeze_at=freeze_at)
         set_norm_constants(self, norm_eps, norm_momentum)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        # Channels last in memory: then lines of pixels are views, and nothing is transposed.
+        return super().forward(x.contiguous(memory_format=torch.channels_last))
 
     @classmethod
     def node_of(cls, cfg: CfgNode) -> CfgNode:
