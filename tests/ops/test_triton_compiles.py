@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from axial_d2.ops.axial_attention.triton_support import FOUND
+from axial_d2.ops.triton_support import FOUND
 
 PROGRAM = Path(__file__).with_name("compile_kernels.py")
 KERNELS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from axial_d2.ops.axial_attention.triton_support import FOUND
+from axial_d2.ops.triton_support import FOUND
 
 CASES = Path(__file__).with_name("fused_kernels.py")
 needs_triton = pytest.mark.skipif(not FOUND, reason="the package triton is not installed")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from axial_d2.layers import AxialAttention
-from axial_d2.ops import axial_attention, logit_moments
-from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, _chosen, triton_support
+from axial_d2.ops import axial_attention, logit_moments, triton_support
+from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, _chosen
 from naive_attention import random_inputs
 
 CUDA = torch.device("cuda", 0)
@@ -138,7 +138,7 @@ package = types.ModuleType("axial_d2")
 package.__path__ = [sys.argv[1]]
 sys.modules["axial_d2"] = package
 """
-    root = str(Path(triton_support.__file__).parents[2])
+    root = str(Path(triton_support.__file__).parents[1])
     result = subprocess.run(
         [sys.executable, "-c", stub + program, root], capture_output=True, text=True, check=False
     )
