@@ -4,8 +4,7 @@ Shape letters and tuples as in :mod:`.triton_tiles`; further ones:
 
     upstream     gradients of content and position, as tokens
     statistics   log-sum-exp of the logits over log 2, and sum_j weight_ij (gradient of weight)_ij
-    of_query     query, and what else of it is needed: upstream and statistics
-    of_key       key and value
+    of_query     both of a tile's queries: [T, C] and [T]
 """
 
 from __future__ import annotations
@@ -42,6 +41,7 @@ def weights_and_gradient(
     key,
     value,
     of_query,
+    features,
     tables,
     scales,
     visible,
@@ -55,7 +55,7 @@ def weights_and_gradient(
     logits = scaled_logits(query, key, tables, scales, offset, KEY_CHANNELS, QUERY_KEY)
     weights = tl.where(visible, tl.exp2(logits - log_sum), 0.0)
     products = tl.zeros([query.shape[0], triton.next_power_of_2(VALUE_CHANNELS)], tl.float32)
-    if value is not None:
+    if features[2] is not None:
         products += from_content * value
     if tables[2] is not None:
         products += from_position * load_embedding(tables[2], offset, VALUE_CHANNELS)
@@ -112,7 +112,7 @@ def query_gradient(
         key = load_features(features[1], place, step, strides[1], visible, KEY_CHANNELS)
         value = load_features(features[2], place, step, strides[2], visible, VALUE_CHANNELS)
         _weights, logits = weights_and_gradient(
-            query, key, value, of_query, tables, scales, visible, offset,
+            query, key, value, of_query, features, tables, scales, visible, offset,
             KEY_CHANNELS, VALUE_CHANNELS, QUERY_KEY,
         )  # fmt: skip
         if QUERY_KEY:
@@ -171,7 +171,7 @@ def key_and_value_gradient(
         query = load_features(features[0], place, step, strides[0], visible, KEY_CHANNELS)
         of_query = load_upstream(upstream, statistics, seer, visible, VALUE_CHANNELS)
         weights, logits = weights_and_gradient(
-            query, key, value, of_query, tables, scales, visible, offset,
+            query, key, value, of_query, features, tables, scales, visible, offset,
             KEY_CHANNELS, VALUE_CHANNELS, QUERY_KEY,
         )  # fmt: skip
         if QUERY_KEY:
@@ -237,7 +237,7 @@ def table_gradient_parts(
         value = load_features(features[2], place, step, strides[2], visible, VALUE_CHANNELS)
         of_query = load_upstream(upstream, statistics, number, visible, VALUE_CHANNELS)
         weights, logits = weights_and_gradient(
-            query, key, value, of_query, tables, scales, visible, offset,
+            query, key, value, of_query, features, tables, scales, visible, offset,
             KEY_CHANNELS, VALUE_CHANNELS, QUERY_KEY,
         )  # fmt: skip
         if tables[0] is not None:

@@ -32,9 +32,9 @@ from axial_d2.ops.local_attention.triton_backward import (
 from axial_d2.ops.local_attention.triton_forward import attend
 from torch import Tensor
 
-# Numbers of one tensor in a tile, 16 a thread, and queries at most.
-TILE_NUMBERS = 2048
-LARGEST_TILE = 128
+# Numbers of one tensor in a tile, 8 a thread, and queries at most.
+TILE_NUMBERS = 1024
+LARGEST_TILE = 64
 WARPS = 4
 # Programs of the table kernel: enough to fill a GPU, and few enough to keep their parts small. Not
 # a property of the device, on which sums in another order would depend.
@@ -144,10 +144,10 @@ def backward(
             *call.sizes,
         )
         found = {"query": of_query, "key": of_key, "value": of_value}
-    if of_features and of_scale is not None:
+    if of_features and inputs.logit_scale is not None and of_scale is not None:
         by_head = of_scale.view(3, -1, query.shape[1]).sum(1)
         found["logit_scale"] = by_head.to(inputs.logit_scale.dtype)
-    if of_tables:
+    if of_tables and any(table is not None for table in call.tables):
         found.update(_table_gradients(call, upstream, statistics))
     return Gradients(**found)
 
@@ -171,7 +171,7 @@ def _table_gradients(
         splits,
     )
     return {
-        name: None if part is None else part.sum(0).to(table.dtype)
+        name: None if part is None or table is None else part.sum(0).to(table.dtype)
         for name, part, table in zip(Gradients._fields[3:6], parts, call.tables, strict=True)
     }
 

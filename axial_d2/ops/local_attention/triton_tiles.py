@@ -48,9 +48,9 @@ def in_image(place, step, size):
 
 @triton.jit
 def load_features(pointer, place, step, strides, inside, CHANNELS: tl.constexpr):
-    """[T, C] in float32, zero where ``inside`` [T] is false; nothing for None."""
+    """[T, C] in float32, zero where ``inside`` [T] is false; a single zero for None."""
     if pointer is None:
-        return None
+        return tl.zeros([1, 1], tl.float32)
     else:
         WIDTH: tl.constexpr = triton.next_power_of_2(CHANNELS)
         channels = tl.arange(0, WIDTH)
@@ -78,7 +78,7 @@ def token_pointers(pointer, number, CHANNELS: tl.constexpr):
 def load_tokens(pointer, number, inside, CHANNELS: tl.constexpr):
     """As :func:`load_features`, of what the kernels or their launch laid out."""
     if pointer is None:
-        return None
+        return tl.zeros([1, 1], tl.float32)
     else:
         channels = tl.arange(0, triton.next_power_of_2(CHANNELS))
         mask = inside[:, None] & (channels < CHANNELS)[None, :]
