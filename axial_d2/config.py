@@ -67,8 +67,8 @@ def _attention_resnet_node() -> CfgNode:
     node.NORM_EPS = 1e-5
     # Weight of a new batch in the running statistics: above 0, at most 1.
     node.NORM_MOMENTUM = 0.1
-    # auto, reference, blocked or triton (fused CUDA kernels of axial stages, which auto takes
-    # where it can; local stages have none and refuse it).
+    # auto, reference, blocked or triton (fused CUDA kernels of axial and local stages, which auto
+    # takes where it can).
     node.ATTENTION_IMPL = "auto"
     return node
 

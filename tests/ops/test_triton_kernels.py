@@ -1,4 +1,4 @@
-"""Runs ``fused_*kernels.py`` in processes of their own: interpreted, and on a GPU if there is one."""
+"""Runs ``fused_*kernels.py``, each in a process of its own: interpreted, and on a GPU if any."""
 
 from __future__ import annotations
 
