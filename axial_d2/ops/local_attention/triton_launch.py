@@ -34,7 +34,7 @@ from torch import Tensor
 
 # Numbers of one tensor in a tile, 8 a thread, and queries at most.
 TILE_NUMBERS = 1024
-LARGEST_TILE = 64
+LARGEST_TILE = 128
 WARPS = 4
 # Programs of the table kernel: enough to fill a GPU, and few enough to keep their parts small. Not
 # a property of the device, on which sums in another order would depend.
