@@ -7,9 +7,9 @@ from typing import Any
 
 from axial_d2.ops.axial_attention import blocked, cpp, reference, triton
 from axial_d2.ops.axial_attention.reference import LogitMoments
-from axial_d2.ops.axial_attention.triton_support import chooses
 from axial_d2.ops.precision import at_least_float32, without_autocast
 from axial_d2.ops.terms import check_terms
+from axial_d2.ops.triton_support import chooses
 from torch import Tensor
 
 IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "cpp": cpp, "triton": triton}
