@@ -54,7 +54,8 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_content, grad_position):
-        with without_autocast(ctx.saved_tensors[0]):
+        # Not a saved tensor: under checkpointing they can be read once.
+        with without_autocast(grad_position if grad_content is None else grad_content):
             return _BlockedAttention._gradients(ctx, grad_content, grad_position)
 
     @staticmethod
