@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# What .onnx files are written and checked with.
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 readme = Path(__file__).parent / "README.md"
 
 setup(
@@ -27,6 +29,7 @@ setup(
         "lookahead": ["pytorch-optimizer>=4.1"],
         "tensorflow": ["tensorflow-cpu"],
         "demo": ["opencv-python-headless"],
-        "dev": ["mypy", "pytest", "pytest-timeout", "ruff"],
+        "export": EXPORT,
+        "dev": ["mypy", "pytest", "pytest-timeout", "ruff", *EXPORT],
     },
 )
