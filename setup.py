@@ -13,6 +13,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 CSRC = Path("axial_d2", "csrc")
 readme = ROOT / "README.md"
+# What .onnx files are written and checked with.
+EXPORT = ["onnx", "onnxruntime", "onnxscript"]
 
 
 def cpu_kernels() -> dict:
@@ -61,7 +63,8 @@ setup(
         "lookahead": ["pytorch-optimizer>=4.1"],
         "tensorflow": ["tensorflow-cpu"],
         "demo": ["opencv-python-headless"],
-        "dev": ["mypy", "pytest", "pytest-timeout", "ruff"],
+        "export": EXPORT,
+        "dev": ["mypy", "pytest", "pytest-timeout", "ruff", *EXPORT],
     },
     **cpu_kernels(),
 )

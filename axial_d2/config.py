@@ -70,6 +70,9 @@ def _attention_resnet_node() -> CfgNode:
     # auto, reference, blocked, triton (fused CUDA kernels of axial and local stages) or cpp (C++
     # kernels for CPUs, of axial stages; local ones refuse it). auto takes kernels where it can.
     node.ATTENTION_IMPL = "auto"
+    # Some of res2, res3, res4, res5: in training they keep the inputs of their blocks alone and
+    # compute the rest again in the backward; less memory for about one more forward of them.
+    node.CHECKPOINT_STAGES = []
     return node
 
 
@@ -111,6 +114,8 @@ def _conv_axial_resnet_node() -> CfgNode:
     node.NORM_MOMENTUM = 0.01
     # auto, reference, blocked, triton or cpp, as in AXIAL_RESNET.
     node.ATTENTION_IMPL = "auto"
+    # Some of res2 ... res5, as in AXIAL_RESNET.
+    node.CHECKPOINT_STAGES = []
     return node
 
 

@@ -5,7 +5,6 @@ The file's name says which PyTorch it was built for; one that was built for anot
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 
@@ -20,8 +19,7 @@ def module_name(torch_version: str) -> str:
     return STEM + re.sub(r"\W", "_", torch_version)
 
 
-@functools.cache
-def obstacle() -> str | None:
+def find_obstacle() -> str | None:
     """Why there are no kernels for this PyTorch, in words; None if there are."""
     if _file() is not None:
         return None
@@ -38,7 +36,6 @@ def obstacle() -> str | None:
     return f"this installation built no kernels; {install}"
 
 
-@functools.cache
 def load() -> None:
     """Registers the operators ``torch.ops.axial_d2_cpu``."""
     path = _file()
@@ -53,3 +50,11 @@ def _built() -> list[Path]:
 def _file() -> Path | None:
     wanted = module_name(torch.__version__)
     return next((path for path in _built() if path.name.split(".")[0] == wanted), None)
+
+
+_OBSTACLE = find_obstacle()
+
+
+def obstacle() -> str | None:
+    """What :func:`find_obstacle` said at the import; ``torch.compile`` can follow this."""
+    return _OBSTACLE

@@ -15,11 +15,7 @@ from torch import Tensor
 
 BUILT = cpp_library.obstacle() is None
 needs_kernels = pytest.mark.skipif(not BUILT, reason="the installation built no C++ kernels")
-if BUILT:
-    cpp_library.load()
-    INSTRUCTION_SETS = torch.ops.axial_d2_cpu.instruction_sets()
-else:
-    INSTRUCTION_SETS = []
+INSTRUCTION_SETS = torch.ops.axial_d2_cpu.instruction_sets() if BUILT else []
 
 
 @pytest.fixture(params=INSTRUCTION_SETS)
@@ -175,7 +171,7 @@ def test_kernels_of_another_pytorch_are_not_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path
 ) -> None:
     monkeypatch.setattr(cpp_library, "FOLDER", tmp_path)
-    find = cpp_library.obstacle.__wrapped__
+    find = cpp_library.find_obstacle
     assert "built no kernels" in find()
     (tmp_path / f"{cpp_library.module_name('1.13.0+cpu')}.so").touch()
     assert "built for PyTorch 1_13_0_cpu, and this is" in find()

@@ -17,6 +17,9 @@ from axial_d2.ops.axial_attention.blocks import table_window
 from axial_d2.ops.axial_attention.reference import LogitMoments, pairs_in_window
 from torch import Tensor
 
+if cpp_library.obstacle() is None:
+    from axial_d2.ops.axial_attention import cpp_operators
+
 __all__ = ["axial_attention", "logit_moments"]
 
 
@@ -56,14 +59,12 @@ def axial_attention(
         ValueError: no kernels for this device or in this installation.
     """
     check(query)
-    from axial_d2.ops.axial_attention.cpp_operators import attention
-
     length = query.shape[-2]
     values, embeddings = blocked.values_and_table(value, value_table, query)
     scale = query.new_ones(3, query.shape[-3]) if logit_scale is None else logit_scale
     if not query_key:
         scale = torch.cat([torch.zeros_like(scale[:1]), scale[1:]])
-    content, position = attention(
+    content, position = cpp_operators.attention(
         _five_dimensional(query),
         _five_dimensional(key),
         _five_dimensional(values),
@@ -89,13 +90,11 @@ def logit_moments(
 ) -> LogitMoments:
     """See :func:`axial_d2.ops.logit_moments`."""
     check(query)
-    from axial_d2.ops.axial_attention.cpp_operators import moments
-
     heads, length, _ = query.shape[-3:]
     count = query.shape[:-3].numel() * pairs_in_window(length, span)
     if count == 0:
         return LogitMoments(query.new_zeros(3, heads), query.new_zeros(3, heads), count)
-    mean, variance = moments(
+    mean, variance = cpp_operators.moments(
         _five_dimensional(query),
         _five_dimensional(key),
         table_window(blocked.table_or_zeros(query_table, query), length),

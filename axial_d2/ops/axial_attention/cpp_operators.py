@@ -1,6 +1,6 @@
 """The C++ kernels' shapes and gradients, for autograd, ``torch.compile`` and ``torch.export``.
 
-Importing this loads the compiled library; :mod:`.cpp` does so when it is first called.
+Importing this loads the compiled library; :mod:`.cpp` does so where there is one.
 
 Shape letters as in :mod:`.cpp`.
 """
@@ -87,12 +87,12 @@ def _save_attention(ctx, inputs, output) -> None:
 
 
 def _attention_gradients(ctx, grad_content, grad_position, _):
-    value = ctx.saved_tensors[2]
+    saved = ctx.saved_tensors  # which checkpointing allows to be asked for once
     gradients = [
-        torch.zeros_like(value) if gradient is None else gradient
+        torch.zeros_like(saved[2]) if gradient is None else gradient
         for gradient in (grad_content, grad_position)
     ]
-    return *_kernels.backward(*gradients, *ctx.saved_tensors, ctx.span), None, None
+    return *_kernels.backward(*gradients, *saved, ctx.span), None, None
 
 
 def _save_moments(ctx, inputs, output) -> None:
@@ -102,10 +102,10 @@ def _save_moments(ctx, inputs, output) -> None:
 
 
 def _moments_gradients(ctx, grad_sums):
-    query = ctx.saved_tensors[0]
+    saved = ctx.saved_tensors
     # A sum's gradient goes to every pair, a square's times twice the logit.
-    offset, squares = grad_sums.to(query.dtype).unbind(0)
-    return *_kernels.moments_backward(offset, 2 * squares, *ctx.saved_tensors, ctx.span), None
+    offset, squares = grad_sums.to(saved[0].dtype).unbind(0)
+    return *_kernels.moments_backward(offset, 2 * squares, *saved, ctx.span), None
 
 
 torch.library.register_autograd(
