@@ -338,6 +338,7 @@ class TestDoors:
             "NORM_EPS": 1e-3,
             "NORM_MOMENTUM": 0.01,
             "ATTENTION_IMPL": "reference",
+            "CHECKPOINT_STAGES": ["res3"],
         }
         assert {*changes, "POSITIONS"} == tiny_config().MODEL.AXIAL_RESNET.keys()
 
