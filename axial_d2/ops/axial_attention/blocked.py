@@ -106,8 +106,9 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx, grad_content, grad_position):
-        query, query_position, key, key_position, value, *relative = ctx.saved_tensors
-        gradients = [torch.zeros_like(tensor) for tensor in ctx.saved_tensors]
+        saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error
+        query, query_position, key, key_position, value, *relative = saved
+        gradients = [torch.zeros_like(tensor) for tensor in saved]
         for chunk in chunks_of(query.shape[1], ctx.span):
             rows, columns = chunk.queries, chunk.keys
             outside = chunk.outside(ctx.span, query.device)
