@@ -40,8 +40,9 @@ struct ForwardArguments {
   Shape shape;
   Strided<const T> query, key, value;
   Tables<const T> tables;
-  const T* scale;  // [3, N]
-  Strided<T> content, position;
+  const T* scale;           // [3, N]
+  const T* position_scale;  // [N, V], or null: times position and added to content
+  Strided<T> content, position;  // position is not written if there is a position scale
   T* log_sum;  // [A, B, N, L], or null
 };
 

@@ -12,21 +12,31 @@ class Forward {
         value_(workspace_.take<T>(size())),
         content_(workspace_.take<T>(size())),
         position_(workspace_.take<T>(size())),
+        position_scale_(workspace_.take<T>(channels() * kLanes<T>)),
         weights_(workspace_.take<T>(pairs_size<T>(shape_, kQueries))) {}
 
   void compute(const Lanes<T>& lanes) {
     features_.fill(arguments_.query, arguments_.key, arguments_.scale, lanes);
     pack(shape_, arguments_.value, lanes, channels(), value_);
+    if (arguments_.position_scale) read_position_scale(lanes);
     for (int64_t i = 0; i < shape_.length; i += kQueries) {
       const Chunk chunk = chunk_of(features_, i, kQueries);
       all_logits(features_, chunk, weights_);
       for (int64_t query = i; query < chunk.last_query; ++query) retrieve(chunk, query, lanes);
     }
     unpack(shape_, arguments_.content, lanes, channels(), content_);
-    unpack(shape_, arguments_.position, lanes, channels(), position_);
+    if (!arguments_.position_scale)
+      unpack(shape_, arguments_.position, lanes, channels(), position_);
   }
 
  private:
+  void read_position_scale(const Lanes<T>& lanes) {
+    for (int lane = 0; lane < lanes.count; ++lane)
+      for (int64_t c = 0; c < channels(); ++c)
+        position_scale_[c * kLanes<T> + lane] =
+            arguments_.position_scale[(lanes.first + lane) % shape_.heads * channels() + c];
+  }
+
   void retrieve(const Chunk& chunk, int64_t i, const Lanes<T>& lanes) {
     const int64_t first = features_.first_key(i), last = features_.last_key(i);
     T* weights = weights_ + pair(chunk, i, 0) * kLanes<T>;  // of key 0, if it is in reach
@@ -65,8 +75,13 @@ class Forward {
     }
     for (int c = 0; c < Count; ++c) {
       const int64_t at = (i * channels() + channel + c) * kLanes<T>;
-      store(content_ + at, content[c] * share);
-      store(position_ + at, position[c] * share);
+      if (arguments_.position_scale) {
+        const Vector<T> scale = load(position_scale_ + (channel + c) * kLanes<T>);
+        store(content_ + at, (content[c] + position[c] * scale) * share);
+      } else {
+        store(content_ + at, content[c] * share);
+        store(position_ + at, position[c] * share);
+      }
     }
   }
 
@@ -78,5 +93,6 @@ class Forward {
   Workspace workspace_;
   Features<T, K> features_;
   T *value_, *content_, *position_;  // [L, V, lanes]
+  T* position_scale_;                // [V, lanes]
   T* weights_;                       // [query of the chunk, key, lanes]
 };

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -241,13 +242,20 @@ class Division {
 template <class T>
 std::tuple<Tensor, Tensor, Tensor> typed_forward(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& query_window,
-    const Tensor& key_window, const Tensor& value_window, const Tensor& scale, int64_t span,
-    bool with_log_sum) {
+    const Tensor& key_window, const Tensor& value_window, const Tensor& scale,
+    const std::optional<Tensor>& position_scale, int64_t span, bool with_log_sum) {
   const Shape shape =
       shape_of(query, key, value, query_window, key_window, value_window, scale, span);
   const Windows<T> tables(query_window, key_window, value_window);
   const Tensor scales = scale.contiguous();
-  Tensor content = like(value), position = like(value);
+  const Tensor position_scales = position_scale ? position_scale->contiguous() : Tensor();
+  TORCH_CHECK(
+      !position_scale ||
+          (position_scales.numel() == shape.heads * shape.value_channels &&
+           position_scales.scalar_type() == query.scalar_type()),
+      "expected a position scale [", shape.heads, ", ", shape.value_channels, "]");
+  Tensor content = like(value);
+  Tensor position = position_scale ? at::empty({0, 0, 0, 0, 0}, value.options()) : like(value);
   Tensor log_sum = at::empty(
       {with_log_sum ? shape.outer : 0, shape.inner, shape.heads, shape.length}, query.options());
   const ForwardArguments<T> arguments{
@@ -257,6 +265,7 @@ std::tuple<Tensor, Tensor, Tensor> typed_forward(
       strided<const T>(value),
       tables.view(),
       scales.const_data_ptr<T>(),
+      position_scale ? position_scales.const_data_ptr<T>() : nullptr,
       strided<T>(content),
       strided<T>(position),
       with_log_sum ? log_sum.mutable_data_ptr<T>() : nullptr};
@@ -354,11 +363,11 @@ std::vector<Tensor> typed_moments_backward(
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& query_window,
-    const Tensor& key_window, const Tensor& value_window, const Tensor& scale, int64_t span,
-    bool with_log_sum) {
+    const Tensor& key_window, const Tensor& value_window, const Tensor& scale,
+    const std::optional<Tensor>& position_scale, int64_t span, bool with_log_sum) {
   return AXIAL_D2_TYPED(
-      forward, query, key, value, query_window, key_window, value_window, scale, span,
-      with_log_sum);
+      forward, query, key, value, query_window, key_window, value_window, scale,
+      position_scale, span, with_log_sum);
 }
 
 std::vector<Tensor> backward(
@@ -389,8 +398,8 @@ std::vector<Tensor> moments_backward(
 TORCH_LIBRARY(axial_d2_cpu, library) {
   library.def(
       "forward(Tensor query, Tensor key, Tensor value, Tensor query_window, Tensor key_window, "
-      "Tensor value_window, Tensor scale, int span, bool with_log_sum) -> (Tensor, Tensor, "
-      "Tensor)");
+      "Tensor value_window, Tensor scale, Tensor? position_scale, int span, bool with_log_sum) "
+      "-> (Tensor, Tensor, Tensor)");
   library.def(
       "backward(Tensor grad_content, Tensor grad_position, Tensor query, Tensor key, Tensor "
       "value, Tensor query_window, Tensor key_window, Tensor value_window, Tensor scale, Tensor "

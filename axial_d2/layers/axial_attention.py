@@ -94,6 +94,7 @@ class AxialAttention(PositionSensitiveAttention):
             self.span,
             self.implementation,
             self.terms.query_key,
+            self.position_scale,
         )
         return self.combine(*retrieved, self._image)
 

@@ -118,6 +118,16 @@ class PositionSensitiveAttention(nn.Module):
         every[present] = scale
         return every
 
+    @property
+    def position_scale(self) -> Tensor | None:
+        """Factors of the position term in inference, [N, V]; None where there is no sum or norm.
+
+        An op that takes them returns the sum of both retrieved terms as the content.
+        """
+        if not (self.folds and all(self.terms.retrieved)):
+            return None
+        return self._retrieved_affine()[0][1].view(self.num_heads, -1)
+
     def combine(
         self,
         content: Tensor | None,

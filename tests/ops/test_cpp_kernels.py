@@ -147,12 +147,33 @@ def test_operators_describe_themselves_to_pytorch(name: str) -> None:
     windows = [torch.randn(11, channels) for channels in (4, 4, 8)]
     if name == "forward":
         arguments = [query, key, value, *windows, torch.rand(3, 3)]
-        options: list = [5, True]
+        options: list = [None, 5, True]
     else:
         arguments, options = [query, key, *windows[:2]], [5]
     leaves = [tensor.requires_grad_() for tensor in arguments]
     operator = getattr(torch.ops.axial_d2_cpu, name).default
     torch.library.opcheck(operator, (*leaves, *options))
+
+
+@pytest.mark.parametrize("implementation", ON_CPU)
+@pytest.mark.parametrize("learns", [False, True])
+def test_position_scale_gives_the_sum(implementation: str, learns: bool) -> None:
+    inputs = random_inputs(9)
+    scale = torch.randn(2, inputs.value.shape[-1], dtype=torch.float64, requires_grad=learns)
+    content, position = axial_attention(*inputs, span=5, implementation="reference")
+    assert content is not None
+    assert position is not None
+    want = content + position * scale[:, None]
+    got, nothing = axial_attention(
+        *inputs, span=5, implementation=implementation, position_scale=scale
+    )
+    assert nothing is None
+    torch.testing.assert_close(got, want)
+    if learns:
+        assert got is not None
+        (gradient,) = torch.autograd.grad(got.sin().sum(), scale)
+        (expected,) = torch.autograd.grad(want.sin().sum(), scale)
+        torch.testing.assert_close(gradient, expected)
 
 
 @needs_kernels

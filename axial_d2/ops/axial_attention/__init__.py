@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from axial_d2.ops.axial_attention import blocked, cpp, reference, triton
 from axial_d2.ops.axial_attention.reference import LogitMoments
 from axial_d2.ops.precision import at_least_float32, without_autocast
@@ -57,6 +58,7 @@ def axial_attention(
     span: int = 0,
     implementation: str = "auto",
     query_key: bool = True,
+    position_scale: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Position-sensitive attention along one axis (Axial-DeepLab, eq. 3 and 4).
 
@@ -88,6 +90,9 @@ def axial_attention(
             (fused CUDA kernels) or "auto": the kernels where device, dtype and channels allow
             them, else "blocked".
         query_key: whether the logits have the term q·k; default True.
+        position_scale: [N, V], for inference, where batch norm is such a factor: ``content +
+            position_scale * position`` is returned as the content, and None as the position. It
+            needs both terms.
 
     Returns:
         content and position, each [..., N, L, V], None where left out.
@@ -103,16 +108,29 @@ def axial_attention(
     name = _chosen(implementation, tensors)
     if name != "triton":  # which multiplies half precision as it is, and sums in float32
         tensors = [at_least_float32(tensor) for tensor in tensors]
+    options = {}
+    if position_scale is not None and name == "cpp" and not _learns(*tensors, position_scale):
+        options, position_scale = {"position_scale": at_least_float32(position_scale)}, None
     lines = query.shape[:-3]
     with without_autocast(query):
         retrieved = IMPLEMENTATIONS[name].axial_attention(
-            *_with_lines(name, tensors[:3]), *tensors[3:], span, query_key
+            *_with_lines(name, tensors[:3]), *tensors[3:], span, query_key, **options
         )
     content, position = (
         None if part is None else part.reshape(*lines, *part.shape[-3:]).to(dtype)
         for part in retrieved
     )
-    return content, position
+    if position_scale is None:
+        return content, position
+    assert content is not None
+    assert position is not None
+    return torch.addcmul(content, position, position_scale[:, None].to(dtype)), None
+
+
+def _learns(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
 
 
 def _with_lines(name: str, features: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -50,8 +50,11 @@ def axial_attention(
     logit_scale: Tensor | None = None,
     span: int = 0,
     query_key: bool = True,
+    position_scale: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """See :func:`axial_d2.ops.axial_attention`; absent terms cost as much as present ones.
+
+    A position scale is taken without gradients alone, and with both terms.
 
     Query, key and value are [A, B, N, L, C] or [B, N, L, C].
 
@@ -73,7 +76,10 @@ def axial_attention(
         table_window(embeddings, length),
         scale,
         span,
+        position_scale,
     )
+    if position_scale is not None:
+        return content.view(values.shape), None
     return (
         None if value is None else content.view(values.shape),
         None if value_table is None else position.view(values.shape),

@@ -24,18 +24,21 @@ def attention(
     value_window: Tensor,
     scale: Tensor,
     span: int,
+    position_scale: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Content and position.
+    """Content and position; with a position scale, which has no gradient, the sum and nothing.
 
     Args:
         query, key, value: [A, B, N, L, C].
         query_window, key_window, value_window: [D, C], embeddings of -(L - 1) … L - 1.
         scale: [3, N].
         span: odd, or 0.
+        position_scale: [N, C], factors of position; without gradients alone.
     """
     tensors = (query, key, value, query_window, key_window, value_window, scale)
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    content, position, _ = _kernels.forward(*tensors, span, learns)
+    assert not (learns and position_scale is not None)
+    content, position, _ = _kernels.forward(*tensors, position_scale, span, learns)
     return content, position
 
 
@@ -58,10 +61,20 @@ def _like(tensor: Tensor) -> Tensor:
 
 @torch.library.register_fake("axial_d2_cpu::forward")
 def _(
-    query, key, value, query_window, key_window, value_window, scale, span, with_log_sum
+    query,
+    key,
+    value,
+    query_window,
+    key_window,
+    value_window,
+    scale,
+    position_scale,
+    span,
+    with_log_sum,
 ):  # pragma: no cover
     rows = query.shape[:-1] if with_log_sum else (0, *query.shape[1:-1])
-    return _like(value), _like(value), query.new_empty(rows)
+    position = _like(value) if position_scale is None else value.new_empty(0, 0, 0, 0, 0)
+    return _like(value), position, query.new_empty(rows)
 
 
 @torch.library.register_fake("axial_d2_cpu::backward")
@@ -81,7 +94,7 @@ def _(offset, slope, query, key, query_window, key_window, span):  # pragma: no 
 
 
 def _save_attention(ctx, inputs, output) -> None:
-    *tensors, span, _ = inputs
+    *tensors, _, span, _ = inputs
     ctx.save_for_backward(*tensors, output[2])
     ctx.span = span
 
@@ -92,7 +105,7 @@ def _attention_gradients(ctx, grad_content, grad_position, _):
         torch.zeros_like(saved[2]) if gradient is None else gradient
         for gradient in (grad_content, grad_position)
     ]
-    return *_kernels.backward(*gradients, *saved, ctx.span), None, None
+    return *_kernels.backward(*gradients, *saved, ctx.span), None, None, None
 
 
 def _save_moments(ctx, inputs, output) -> None:
