@@ -99,7 +99,7 @@ def layer_contest(setting: Setting, peer: Side, length: int, note: str) -> Conte
         checked_against="output and gradients of the reference attention",
         shapes=f"images {list(layer_inputs(setting, length).shape)}, {NUM_HEADS} heads, float32",
         notes=[note],
-        rounds=5,
+        rounds=3,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import subprocess
@@ -33,6 +35,20 @@ def environment(device: str) -> dict:
         versions["cuda"] = str(torch.version.cuda)
         versions["cudnn"] = str(torch.backends.cudnn.version())
     return {"machine": machine, "versions": versions, "threads": torch.get_num_threads()}
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep what is freed instead of giving it back to the system.
+
+    It gives large tensors back at once, and gets the next one's memory page by page: at 2049² that
+    is half of the time, of any network. ``MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1`` in the
+    environment does the same. Other allocators have no such option.
+    """
+    trim_threshold, mmap_max = -1, -4  # as malloc.h numbers mallopt's options
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, -1)
 
 
 def _cpu_name() -> str:

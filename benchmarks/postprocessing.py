@@ -103,6 +103,6 @@ def postprocessing(setting: Setting) -> Contest:
             "Both take the class of every pixel from the same probabilities; ours also gives "
             "segments_info with scores and areas."
         ],
-        rounds=3,
+        rounds=2,
         warm=True,
     )

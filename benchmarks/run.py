@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.environment import environment
+from benchmarks.environment import environment, keep_freed_memory
 from benchmarks.measure import CheckFailed, measure_case, measure_sweep
 from benchmarks.plots import PLOTS, draw_sweep
 from benchmarks.registry import DEVICES, Entry, Registry, Setting, Unavailable, load
@@ -118,6 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for message in KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message)
+    keep_freed_memory()
     start = time.monotonic()
     report = run(registry, args)
     write(report, everything, args)
