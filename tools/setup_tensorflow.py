@@ -14,7 +14,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from find_python import SetupError
@@ -64,7 +65,7 @@ def set_up() -> None:
     call([sys.executable, "-m", "venv", "--clear", str(FOLDER)])
     scratch = FOLDER / "tmp"
     scratch.mkdir()
-    install = ["install", "-q", "--no-input", "--progress-bar", "off"]
+    install = ["install", "--no-input", "--progress-bar", "off"]
     call([str(PYTHON), "-m", "pip", *install, "-r", str(REQUIREMENTS), numpy], TMPDIR=str(scratch))
     shutil.rmtree(scratch)
     link_packages(behind)
@@ -74,13 +75,14 @@ def set_up() -> None:
 
 
 def installed_numpy() -> str:
-    try:
-        return version("numpy")
-    except PackageNotFoundError:
+    """Version of NumPy here, after a look whether this is axial_d2's environment at all."""
+    missing = [name for name in ("numpy", "torch", "detectron2") if find_spec(name) is None]
+    if missing:
         raise SetupError(
-            f"{sys.executable} has no NumPy, so it is not the environment that axial_d2 is in; run "
-            "`make env-tensorflow`, or this script with the Python that you run axial_d2 with."
-        ) from None
+            f"{sys.executable} has no {', '.join(missing)}, so it is not the environment of "
+            "axial_d2; run `make env-tensorflow`, or this script with the Python of that one."
+        )
+    return version("numpy")
 
 
 def stamp_key(*parts: str) -> str:
@@ -120,9 +122,10 @@ def call(command: list[str], **environment: str) -> str:
     if process.returncode:
         tail = "\n".join(f"  | {line[:200]}" for line in process.stdout.splitlines()[-15:])
         raise SetupError(
-            f"TensorFlow cannot be installed; the last lines of `{' '.join(command[1:4])} …`:\n"
-            f"{tail}\n{explain(process.stdout, str(FOLDER))}\n.venv is as it was, and everything "
-            "but reading DeepLab2's checkpoints works without TensorFlow."
+            f"TensorFlow cannot be set up; what was said last:\n{tail}\n"
+            f"{explain(process.stdout, str(FOLDER))}\n"
+            "The environment of axial_d2 is as it was, and everything but reading DeepLab2's "
+            "checkpoints works without TensorFlow."
         )
     return process.stdout
 

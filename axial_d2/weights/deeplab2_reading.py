@@ -57,8 +57,9 @@ def _import_tensorflow(prefix: Path) -> Any:
         import tensorflow
     except ImportError as error:
         raise WeightsError(
-            f"{prefix} is a TensorFlow checkpoint, and tensorflow is not installed; pip install "
-            "tensorflow-cpu, here or in an environment of its own, to convert it once."
+            f"{prefix} is a TensorFlow checkpoint, and tensorflow is not installed; to convert it "
+            "once, run tools/setup_tensorflow.py and then the same command with "
+            ".venv-tensorflow/bin/python in front (docs/weights.md)."
         ) from error
     return tensorflow
 
