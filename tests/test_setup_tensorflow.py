@@ -1,8 +1,9 @@
-"""The set-up of TensorFlow: when it has work to do, what it leaves alone, what it says on failure."""
+"""The set-up of TensorFlow: when it has work to do, and what it says on failure."""
 
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -40,7 +41,8 @@ def calls(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[list[str]
 
     def call(command: list[str], **environment: str) -> str:
         made.append(command)
-        if "venv" in command:
+        if "--clear" in command:
+            shutil.rmtree(command[-1], ignore_errors=True)
             own = sysconfig.get_path("purelib", vars={"base": command[-1], "platbase": command[-1]})
             Path(own).mkdir(parents=True)
         return "TensorFlow 9"
