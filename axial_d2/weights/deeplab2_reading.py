@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def _tensor(reader: Any, name: str, shape: list[int]) -> torch.Tensor:
 
 
 def _import_tensorflow(prefix: Path) -> Any:
+    # What it says of the machine is of no use to who only reads.
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("TF_ENABLE_ONEDNN_OPTS", "0")):
+        os.environ.setdefault(variable, value)
     try:
         import tensorflow
     except ImportError as error:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from axial_d2.weights.core import Rule, unchanged
+from axial_d2.weights.report import COUNTER
 from torch import Tensor
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,8 @@ def test_what_is_written_can_be_read(suffix: str, tmp_path: Path) -> None:
     write_tensors(shared, path)
     assert all(torch.equal(t, shared[n]) for n, t in read_tensors(path).items())
     assert os.listdir(path.parent) == [path.name]
+    (tmp_path / "usual").touch()
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
     with pytest.raises(FileExistsError, match="exists; give another name, or --force"):
         write_tensors(TENSORS, path)
     assert read_tensors(path).keys() == shared.keys()
