@@ -97,6 +97,19 @@ def test_a_cost() -> None:
     assert cost.parameters == sum(p.numel() for p in built.parameters())
 
 
+def test_a_config_and_its_cost_need_no_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "demo/axial_deeplab_demo"
+    assert model_zoo.get_config(name).DATASETS.TRAIN == ("axial_d2_demo_train",)
+    assert f"the data sets of {name} are not registered: panoptic_json is" in caplog.text
+    (model,) = (model for model in model_zoo.list_models() if model.name == name)
+    assert model.cost().parameters > 0
+    with pytest.raises(FileNotFoundError, match="panoptic_json is"):
+        model_zoo.get(name)
+
+
 def test_a_model_and_weights_from_a_path(tmp_path: Path) -> None:
     model = model_zoo.get(SMALL, device="cpu")
     assert isinstance(model, AxialDeepLab)
