@@ -22,6 +22,8 @@ HEADS = 45_286_982 - 43_841_920
 MODELS = {
     "axial_deeplab_s": (AxialResNet, 12_455_910, 1e-4),
     "axial_deeplab_l": (AxialResNet, 45_286_982, 1e-4),
+    "axial_resnet_s": (AxialResNet, 12_455_910 - 11_565_856 + 11_466_912, 1e-4),
+    "axial_resnet_l": (AxialResNet, 43_714_048 + HEADS, 1e-4),
     "axial_swidernet_x1": (AxialSWideRNet, 136_399_392 + HEADS, 1e-4),
     "axial_swidernet_x3": (AxialSWideRNet, 393_935_520 + HEADS, 1e-4),
     "axial_swidernet_x4.5": (AxialSWideRNet, 570_346_912 + HEADS, 7.5e-5),

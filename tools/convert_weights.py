@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import read_config
 from axial_d2.engine.skeleton import build_without_data
 from axial_d2.weights.authors_export import export_to_authors
 from axial_d2.weights.authors_shapes import IMAGE_SIZE
@@ -72,17 +72,16 @@ def target_model(args: argparse.Namespace, source: Tensors) -> nn.Module:
     Raises:
         ValueError: no config is given and the weights do not say which backbone is theirs.
     """
-    # No data set has to be there.
-    opts = [*args.opts, "DATASETS.PANOPTIC", "[]", "MODEL.DEVICE", "cpu"]
+    opts = [*args.opts, "MODEL.DEVICE", "cpu"]
     if args.config_file:
-        return build_without_data(load_config(args.config_file, opts))
+        return build_without_data(read_config(args.config_file, opts))
     known = recognise(source.keys())
     options = known.options(source)
     if not options:
         raise ValueError(f"weights of {known.name} need a --config-file, which says their model.")
     print("no --config-file; the backbone is", " ".join(map(str, options)))
     # Frozen norms would have no batch counters.
-    cfg = load_config("", [*options, "MODEL.BACKBONE.FREEZE_AT", 0, *opts])
+    cfg = read_config("", [*options, "MODEL.BACKBONE.FREEZE_AT", 0, *opts])
     with torch.device("meta"):
         return nn.ModuleDict({"backbone": build_backbone(cfg)})
 

@@ -367,14 +367,14 @@ def quiet_call(command: list) -> tuple:
     return process.returncode, output
 
 
-def explain(output: str) -> str:
-    """Reason and remedy of a failure, from what pip printed."""
+def explain(output: str, folder: str = VENV) -> str:
+    """Reason and remedy of a failure to fill an environment, from what pip printed."""
     for pattern, reason, remedy in PIP_FAILURES:
         if re.search(pattern, output, re.MULTILINE):
             return f"Reason: {reason}.\nRemedy: {remedy}."
     return (
         "The set-up does not know this failure. If the lines above do not tell, start afresh: "
-        f"rm -rf {VENV}"
+        f"rm -rf {folder}"
     )
 
 

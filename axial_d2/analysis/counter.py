@@ -21,14 +21,12 @@ from axial_d2.analysis.products import (
     multiply_add_handles,
     scripted_function_handle,
 )
+from axial_d2.engine.skeleton import build_without_data
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.modeling import META_ARCH_REGISTRY
 from fvcore.nn import parameter_count
 from fvcore.nn.jit_analysis import JitModelAnalysis
 from torch import Tensor, nn
-
-STAND_IN_DATASET = "axial_d2_analysis_stand_in"
 
 
 def analyze(
@@ -61,7 +59,7 @@ def analyze(
     check_count_border(count_border)
     model = _on_its_device(cfg_or_model)
     network = network_of(model)
-    image = _image(model, input_size, channels, network.size_divisibility)
+    image = _image(model, network.padded_size(input_size), channels)
     with _inference(model), opaque_attention(), _traceable(image):
         analysis, unknown = _count(network, image, count_border)
     by_module = _by_module(network, analysis)
@@ -96,18 +94,9 @@ def _on_its_device(cfg_or_model: CfgNode | nn.Module) -> nn.Module:
 def _build(cfg: CfgNode) -> nn.Module:
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     device = "cpu" if needs_data(architecture) else "meta"
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = device
-    # Class names and ids cost nothing, so the data set need not be there.
-    cfg.DATASETS.TRAIN = (STAND_IN_DATASET,)
-    MetadataCatalog.get(STAND_IN_DATASET).set(thing_dataset_id_to_contiguous_id={1: 0})
-    try:
-        with torch.device(device), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # where boxes depend on the weights, the same ones every time
-            return build_model(cfg)
-    finally:
-        MetadataCatalog.remove(STAND_IN_DATASET)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # where boxes depend on the weights, the same ones every time
+        return build_without_data(cfg, device)
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
@@ -121,11 +110,11 @@ def _on_meta(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shapes)
 
 
-def _image(model: Any, size: tuple[int, int], channels: int | None, divisibility: int) -> Tensor:
+def _image(model: Any, size: tuple[int, int], channels: int | None) -> Tensor:
     """Noise in the range of pixels, [1, C, H, W], on the model's device."""
     if channels is None:
         channels = len(model.pixel_mean) if hasattr(model, "pixel_mean") else 3
-    shape = (1, channels, *(side + -side % max(1, divisibility) for side in size))
+    shape = (1, channels, *size)
     like = next(model.parameters(), torch.empty(0, device="meta"))
     if like.is_meta:
         return like.new_empty(shape)

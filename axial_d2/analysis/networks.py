@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from axial_d2.meta_arch import AxialDeepLab
+from axial_d2.meta_arch.batching import grid_size
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import RetinaNet, SemanticSegmentor
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab
@@ -27,6 +29,11 @@ class Network(nn.Module):
 
     size_divisibility: int = 0
 
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of what the network gets for an image of this size."""
+        height, width = (side + -side % max(1, self.size_divisibility) for side in size)
+        return height, width
+
 
 class PanopticNetwork(Network):
     """Backbone and both heads of (Axial-)DeepLab, up to the maps at their common stride."""
@@ -37,6 +44,13 @@ class PanopticNetwork(Network):
         self.sem_seg_head = model.sem_seg_head
         self.ins_embed_head = model.ins_embed_head
         self.size_divisibility = max(model.size_divisibility, model.backbone.size_divisibility)
+        self.grid_step = getattr(model, "grid_step", 0)
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        if not self.grid_step:
+            return super().padded_size(size)
+        height, width = grid_size([torch.empty(size, device="meta")], self.grid_step)
+        return height, width
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         features = self.backbone(image)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from axial_d2.analysis.counter import analyze
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import read_config
 from axial_d2.model_zoo.config_files import config_names
 from axial_d2.model_zoo.published import (
     BACKBONES,
@@ -65,7 +65,7 @@ def write_zoo(config_root: Path) -> Iterator[str]:
 
 
 def _row(name: str, input_size: tuple[int, int], config_root: Path) -> list[str]:
-    cost = analyze(load_config(str(config_root / f"{name}.yaml")), input_size)
+    cost = analyze(read_config(str(config_root / f"{name}.yaml")), input_size)
     results = RESULTS.get(name, PublishedResults("–"))
     figures = (results.panoptic_quality, results.average_precision, results.mean_iou)
     source = f"{results.source}; {results.note}" if results.note else results.source

@@ -40,7 +40,8 @@ class StrictCheckpointer(DetectionCheckpointer):
     shrink (:mod:`axial_d2.weights.transfer`), with a warning, unless an optimizer's state is
     restored with them. Batch counters, which frozen norms lack, do not matter. Anything else that
     is missing, left over or of another shape raises. Detectron2's name matching for converted
-    ``.pkl`` files stays as it is. What a conversion could not fill may be missing, with a warning.
+    ``.pkl`` files stays as it is, but it is an error where nothing matches. What a conversion could
+    not fill may be missing, with a warning.
 
     Raises (in ``load``):
         FileNotFoundError: there is no such file.
@@ -108,7 +109,19 @@ class StrictCheckpointer(DetectionCheckpointer):
         if matched_by_name:
             names = self.model.state_dict().keys()
             _require_fit(self._file, keys, names, incompatible, self._left_out)
+        else:
+            self._require_matches(incompatible)
         return incompatible
+
+    def _require_matches(self, incompatible: Any) -> None:
+        """That Detectron2's matching by names, which only warns, found any."""
+        misfits = {key for key, *_ in incompatible.incorrect_shapes}
+        lost = misfits | set(incompatible.missing_keys)
+        if all(key in lost for key, _ in self.model.named_parameters()):
+            raise WeightsError(
+                f"{self._file} ({ROLE}): no name in it matches one of the model's, so nothing "
+                "would be loaded; tools/convert_weights.py … --allow-pickle says what it is."
+            )
 
     def _fit_tables(self, weights: Any) -> None:
         """Position tables of another length, in place."""

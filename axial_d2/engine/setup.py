@@ -20,15 +20,22 @@ from detectron2.utils.logger import setup_logger
 def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
     """A config from a file and KEY VALUE pairs; its data sets get registered.
 
-    Those of ``DATASETS.PANOPTIC``, and what else it names of
-    :data:`axial_d2.data.KNOWN_DATASETS`; one whose files are missing fails when it is used.
+    Raises:
+        What :func:`read_config` and :func:`register_datasets` do.
+    """
+    cfg = read_config(config_file, opts)
+    register_datasets(cfg)
+    return cfg
+
+
+def read_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
+    """A config from a file and KEY VALUE pairs, whose data sets need not be there.
 
     Where no GPU is at hand, ``MODEL.DEVICE`` cuda becomes cpu, with a log line.
 
     Raises:
         FileNotFoundError: there is no such config file.
-        ValueError: a key that does not exist, a value of the wrong type, or a malformed entry of
-            ``DATASETS.PANOPTIC``.
+        ValueError: a key that does not exist, or a value of the wrong type.
     """
     cfg = get_cfg()
     add_axial_deeplab_config(cfg)
@@ -42,6 +49,20 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> Cfg
     if torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available():
         logging.getLogger(__name__).warning("no GPU at hand: MODEL.DEVICE cuda becomes cpu")
         cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Registers the data sets that a config names.
+
+    Those of ``DATASETS.PANOPTIC``, and what else it names of
+    :data:`axial_d2.data.KNOWN_DATASETS`, of which one whose files are missing fails when it is
+    used.
+
+    Raises:
+        FileNotFoundError: files of ``DATASETS.PANOPTIC`` do not exist.
+        ValueError: a malformed entry of it.
+    """
     for entry in cfg.DATASETS.PANOPTIC:
         if len(entry) != 4:
             raise ValueError(
@@ -50,7 +71,6 @@ def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> Cfg
             )
         register_panoptic_dataset(*entry)
     register_known_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
-    return cfg
 
 
 def _merge(source: str, merge: Callable[[Any], None], argument: Any) -> None:

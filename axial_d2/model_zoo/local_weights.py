@@ -54,8 +54,7 @@ def steps(name: str, weights: PublicWeights) -> list[str]:
         commands.append(f"tar xf {source}")
         source = source.removesuffix(".tar.gz")
     if weights.is_tensorflow:
-        commands.append("pip install tensorflow-cpu  # for the next step alone")
-    commands.append(
-        f"tools/convert_weights.py {source} {output} --config-file {get_config_file(name)}"
-    )
-    return commands
+        commands.append("tools/setup_tensorflow.py  # .venv-tensorflow, for the next step alone")
+    python = ".venv-tensorflow/bin/python " if weights.is_tensorflow else ""
+    convert = f"{python}tools/convert_weights.py {source} {output}"
+    return [*commands, f"{convert} --config-file {get_config_file(name)}"]

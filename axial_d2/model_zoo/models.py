@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from axial_d2.analysis import ModelCost, analyze
 from axial_d2.engine.checkpoint import StrictCheckpointer
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import read_config, register_datasets
 from axial_d2.model_zoo.config_files import config_names, get_config_file
 from axial_d2.model_zoo.local_weights import weights_file
 from axial_d2.model_zoo.published import (
@@ -22,6 +23,8 @@ from axial_d2.model_zoo.published import (
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class ZooModel:
 
     def cost(self) -> ModelCost:
         """Parameters, multiply-adds and activations at the section's size; takes seconds."""
-        cfg = load_config(get_config_file(self.name), ["MODEL.DEVICE", "cpu"])
+        cfg = read_config(get_config_file(self.name), ["MODEL.DEVICE", "cpu"])
         return analyze(cfg, self.section.input_size)
 
 
@@ -58,7 +61,7 @@ def list_models() -> list[ZooModel]:
 
 
 def get_config(name: str, pretrained: bool | str | Path = False) -> CfgNode:
-    """The config of a model, not frozen.
+    """The config of a model, not frozen; its data sets are registered where they are there.
 
     Args:
         name: such as "cityscapes/axial_deeplab_l", with or without ".yaml".
@@ -70,7 +73,11 @@ def get_config(name: str, pretrained: bool | str | Path = False) -> CfgNode:
         FileNotFoundError: with ``pretrained=True``, they are not on this machine; the message has
             the steps to get them.
     """
-    cfg = load_config(get_config_file(name))
+    cfg = read_config(get_config_file(name))
+    try:
+        register_datasets(cfg)
+    except FileNotFoundError as error:
+        logger.warning("the data sets of %s are not registered: %s", name, error)
     if pretrained:
         cfg.MODEL.WEIGHTS = weights_file(name) if pretrained is True else str(pretrained)
     return cfg
@@ -86,11 +93,13 @@ def get(name: str, pretrained: bool | str | Path = False, device: str | None = N
 
     Raises:
         ValueError, FileNotFoundError: as :func:`get_config` does, and
-            :class:`.StrictCheckpointer` where weights do not fit.
+            :class:`.StrictCheckpointer` where weights do not fit; also where the classes are
+            known from the data set's files alone, and these are not there.
     """
     cfg = get_config(name, pretrained)
     if device is not None:
         cfg.MODEL.DEVICE = device
+    register_datasets(cfg)  # a model knows which classes are things
     model = build_model(cfg)
     if pretrained:
         StrictCheckpointer(model).load(cfg.MODEL.WEIGHTS)

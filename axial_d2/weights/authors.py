@@ -15,6 +15,7 @@ from axial_d2.weights.name_tables import (
     Block,
     Pair,
     blocks_per_stage,
+    classifier_pairs,
     conv_pairs,
     norm_pairs,
     our_blocks,
@@ -31,7 +32,6 @@ BLOCK = [
     *conv_pairs("conv3", "conv_up", "bn2"),
 ]
 SHORTCUT = conv_pairs("shortcut", "downsample.0", "downsample.1")
-CLASSIFIER = [Pair("linear.weight", "fc.weight"), Pair("linear.bias", "fc.bias")]
 AXES = {"height_axis.": "hight_block.", "width_axis.": "width_block."}
 TABLES = {
     "query_table": layouts.query_table,
@@ -79,7 +79,7 @@ def table_rules(block: Block, prefix: str) -> list[Rule]:
 
 
 class AuthorsFormat:
-    """See the module; ``fc`` is used where the backbone has Detectron2's ``linear``."""
+    """See the module; ``fc`` is used where the model or its backbone has a ``linear``."""
 
     name = "authors' PyTorch (axial-deeplab, ImageNet)"
 
@@ -97,9 +97,8 @@ class AuthorsFormat:
             num_heads = _num_heads(shapes, prefix, block)
             pairs += block_pairs(block, num_heads, f"{prefix}{block.ours}shortcut.weight" in shapes)
             tables += table_rules(block, prefix)
-        if f"{prefix}linear.weight" in shapes:
-            pairs += CLASSIFIER
-        rules = [pair.within(prefix, "").rule_to_ours() for pair in pairs] + tables
+        pairs = [pair.within(prefix, "") for pair in pairs] + classifier_pairs(shapes, prefix)
+        rules = [pair.rule_to_ours() for pair in pairs] + tables
         _require_all(shapes, prefix, {rule.target for rule in rules})
         return list(without_lonely_counters(rules, source, shapes))
 

@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from functools import partial
 
 from axial_d2.weights import authors_layouts as layouts
-from axial_d2.weights.authors import AXES, CLASSIFIER, STEM, TABLES, block_pairs
+from axial_d2.weights.authors import AXES, STEM, TABLES, block_pairs
 from axial_d2.weights.authors_shapes import IMAGE_SIZE, BlockSize, authors_shapes, table_length
 from axial_d2.weights.core import Report, Rule, Tensors, WeightsError, apply_rules, backbone_prefix
-from axial_d2.weights.name_tables import Block, Pair, our_blocks, without_lonely_counters
+from axial_d2.weights.name_tables import (
+    Block,
+    Pair,
+    classifier_pairs,
+    our_blocks,
+    without_lonely_counters,
+)
 from torch import Tensor
 
 
@@ -26,19 +32,25 @@ def export_to_authors(source: Tensors, image_size: int = IMAGE_SIZE) -> Report:
         WeightsError: the backbone is none that the authors' code can build.
     """
     prefix = backbone_prefix(source)
-    backbone = {n.removeprefix(prefix): t for n, t in source.items() if n.startswith(prefix)}
+    beside = {name: source[name] for name in ("linear.weight", "linear.bias") if name in source}
+    backbone = beside | {
+        name.removeprefix(prefix): tensor
+        for name, tensor in source.items()
+        if name.startswith(prefix)
+    }
     sizes = _sizes(backbone)
     num_heads = backbone["res2.0.height_axis.logit_norm.weight"].shape[0] // 3
-    has_classifier = "linear.weight" in backbone
-    num_classes = backbone["linear.weight"].shape[0] if has_classifier else 0
+    num_classes = backbone["linear.weight"].shape[0] if "linear.weight" in backbone else 0
     shapes = authors_shapes(
         backbone["stem.conv1.weight"].shape[0], sizes, num_heads, num_classes, image_size
     )
-    rules = _rules(sizes, num_heads, image_size) + (_plain(CLASSIFIER) if has_classifier else [])
+    rules = _rules(sizes, num_heads, image_size) + _plain(classifier_pairs(backbone, ""))
     counted = without_lonely_counters(rules, backbone, shapes)
     report = apply_rules(list(counted), backbone, shapes)
     report.ignored |= {
-        name: "not part of the backbone" for name in source if not name.startswith(prefix)
+        name: "not part of the backbone"
+        for name in source
+        if not name.startswith(prefix) and name not in beside
     }
     report.notes += _table_notes(backbone, sizes, image_size)
     return report

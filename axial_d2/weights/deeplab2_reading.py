@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,16 @@ def _tensor(reader: Any, name: str, shape: list[int]) -> torch.Tensor:
 
 
 def _import_tensorflow(prefix: Path) -> Any:
+    # What it says of the machine is of no use to who only reads.
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "2"), ("TF_ENABLE_ONEDNN_OPTS", "0")):
+        os.environ.setdefault(variable, value)
     try:
         import tensorflow
     except ImportError as error:
         raise WeightsError(
-            f"{prefix} is a TensorFlow checkpoint, and tensorflow is not installed; pip install "
-            "tensorflow-cpu, here or in an environment of its own, to convert it once."
+            f"{prefix} is a TensorFlow checkpoint, and tensorflow is not installed; to convert it "
+            "once, run tools/setup_tensorflow.py and then the same command with "
+            ".venv-tensorflow/bin/python in front (docs/weights.md)."
         ) from error
     return tensorflow
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from axial_d2.weights.core import Rule, unchanged
+from axial_d2.weights.report import COUNTER
 from torch import Tensor
 
 NORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,17 @@ class Pair:
 
     def rule_to_theirs(self) -> Rule:
         return Rule((self.ours,), self.theirs, self.to_theirs)
+
+
+def classifier_pairs(names: Collection[str], prefix: str) -> list[Pair]:
+    """The last layer ``fc``, from the model's root: our ``linear`` in the backbone or beside it.
+
+    Args:
+        names: of the model's tensors; empty result where they have no such layer.
+        prefix: of the backbone's names.
+    """
+    places = [place for place in (prefix, "") if f"{place}linear.weight" in names]
+    return [Pair(f"{p}linear.{t}", f"fc.{t}") for p in places[:1] for t in ("weight", "bias")]
 
 
 def norm_pairs(

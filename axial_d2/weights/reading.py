@@ -166,10 +166,22 @@ def _read_torch(path: Path) -> Any:
     if is_zip and not zipfile.is_zipfile(path):
         raise WeightsError(f"is incomplete, its end is missing; {_AGAIN}")
     if is_zip:
-        with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith("data.pkl") for name in archive.namelist()):
-                raise WeightsError("is a zip archive but no PyTorch checkpoint")
+        _require_plain_archive(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _require_plain_archive(path: Path) -> None:
+    """Refuses zip archives of others, and those that hold more than their own size."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if not any(entry.filename.endswith("data.pkl") for entry in entries):
+        raise WeightsError("is a zip archive but no PyTorch checkpoint")
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > path.stat().st_size:
+        raise WeightsError(
+            f"is a compressed archive, of {unpacked:,} bytes when unpacked, and PyTorch's are not "
+            "compressed; where you trust it, load it and save it anew with torch.save"
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 SHOWN = 8
+# Of a batch norm; nothing reads it where the norm has a momentum.
+COUNTER = "num_batches_tracked"
 
 
 @dataclass
@@ -54,6 +56,13 @@ class Report:
             wanted = sorted({name for names in self.missing.values() for name in names})
             lines.append(f"MISSING  {_tensors(wanted)} of the source: {_shown(wanted)}")
         others = [n for n in self.unfilled if n not in self.missing and n not in self.skipped]
+        counters = [name for name in others if name.endswith(COUNTER)]
+        if counters:
+            lines.append(
+                f"unfilled {_tensors(counters)} of the model that count batches, which the source "
+                "does not and which changes no result"
+            )
+            others = [name for name in others if name not in set(counters)]
         if others:
             parts = Counter(".".join(name.split(".")[:2]) for name in others)
             listed = _shown([f"{part} ({count})" for part, count in parts.items()])

@@ -8,8 +8,8 @@ from typing import Any
 from axial_d2.weights.core import Rule, Tensors, WeightsError, backbone_prefix, shapes_of
 from axial_d2.weights.name_tables import (
     Block,
-    Pair,
     blocks_per_stage,
+    classifier_pairs,
     conv_pairs,
     our_blocks,
     their_blocks,
@@ -22,7 +22,6 @@ BLOCKS = (3, 4, 6, 3)
 STEM = conv_pairs("stem.conv1", "conv1", "bn1")
 BLOCK = [pair for n in (1, 2, 3) for pair in conv_pairs(f"conv{n}", f"conv{n}", f"bn{n}")]
 SHORTCUT = conv_pairs("shortcut", "downsample.0", "downsample.1")
-CLASSIFIER = [Pair("linear.weight", "fc.weight"), Pair("linear.bias", "fc.bias")]
 
 
 class TorchvisionFormat:
@@ -48,9 +47,8 @@ class TorchvisionFormat:
                 "the model has neither a 7×7 stem (conv7) nor convolutional stages, which is what "
                 "a ResNet's weights can fill."
             )
-        if f"{prefix}linear.weight" in shapes:
-            pairs += CLASSIFIER
-        rules = (pair.within(prefix, "").rule_to_ours() for pair in pairs)
+        pairs = [pair.within(prefix, "") for pair in pairs] + classifier_pairs(shapes, prefix)
+        rules = (pair.rule_to_ours() for pair in pairs)
         return list(without_lonely_counters(rules, source, shapes))
 
     def ignored(self, model: nn.Module, source: Tensors) -> list[tuple[str, str]]:

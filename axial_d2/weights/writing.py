@@ -64,7 +64,10 @@ def _write_torch(tensors: Tensors, path: Path, key: str, unfilled: list[str]) ->
 
 def _write_safetensors(tensors: Tensors, path: Path, key: str, unfilled: list[str]) -> None:
     metadata = {"format": "pt"}
+    path.touch()
+    usual = path.stat().st_mode
     save_file(tensors, path, metadata | ({UNFILLED: json.dumps(unfilled)} if unfilled else {}))
+    path.chmod(usual)  # safetensors narrows it to the owner
 
 
 WRITERS: dict[str, Callable[[Tensors, Path, str, list[str]], None]] = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from axial_d2.analysis import ModelCost, analyze, networks
-from axial_d2.analysis.counter import STAND_IN_DATASET
 from axial_d2.engine.setup import load_config
+from axial_d2.engine.skeleton import build_without_data
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
@@ -161,6 +162,20 @@ def test_a_model_that_computes_is_left_as_it_was() -> None:
 
 
 def test_no_stand_in_data_set_stays() -> None:
-    analyze(load("tests/engine/tiny.yaml"), (41, 57))
-    assert STAND_IN_DATASET not in set(MetadataCatalog)
-    assert STAND_IN_DATASET not in set(DatasetCatalog)
+    cfg = load("tests/engine/tiny.yaml")
+    before = set(MetadataCatalog), set(DatasetCatalog)
+    analyze(cfg, (41, 57))
+    assert (set(MetadataCatalog), set(DatasetCatalog)) == before
+
+
+def test_aligned_corners_are_counted_with_their_padding() -> None:
+    """To one more than a multiple of the stride, as the model itself pads."""
+    name = "configs/cityscapes/deeplab2/max_deeplab_s_backbone.yaml"
+    cfg = load(name, "MODEL.MAX_DEEPLAB_S.WIDTH_MULTIPLIER", 0.125)
+    for size, padded in (((65, 97), (65, 97)), ((64, 96), (65, 97)), ((1, 50), (1, 65))):
+        cost = analyze(cfg, size)
+        assert cost.input_shape == (1, 3, *padded)
+        model = build_without_data(cfg, "cpu")
+        image = torch.zeros(3, *size)
+        assert cost.input_shape == tuple(model._images([{"image": image}]).shape)
+    assert analyze(cfg, (64, 96)) == analyze(cfg, (65, 97))

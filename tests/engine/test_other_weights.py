@@ -142,6 +142,16 @@ class Evil:
         return os.mkdir, (str(self.path),)
 
 
+def test_a_pickle_of_which_no_name_matches_is_refused(build: Callable, tmp_path: Path) -> None:
+    """Detectron2 says so in a warning and goes on with random weights."""
+    path, model = tmp_path / "w.pkl", build()
+    arrays = {f"encoder.{name}": tensor.numpy() for name, tensor in model.state_dict().items()}
+    content = {"model": arrays, "__author__": "somebody", "matching_heuristics": True}
+    path.write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match=r"w.pkl .*: no name in it matches one of the model's"):
+        StrictCheckpointer(model).load(str(path))
+
+
 @pytest.mark.parametrize("name", ["w.pth", "w.pkl", "w.pyth", "w.safetensors"])
 @pytest.mark.parametrize("pickled", [True, False], ids=["pickle", "torch"])
 def test_no_code_runs(build: Callable, tmp_path: Path, name: str, pickled: bool) -> None:

@@ -12,7 +12,7 @@ from authors_checkpoint import authors_tensors
 from axial_d2.backbone import AxialResNet
 from axial_d2.weights import authors, authors_layouts
 from axial_d2.weights.formats import convert
-from numpy_authors import forward
+from numpy_authors import calibrated, forward
 
 SIZE = 64
 SETTINGS: dict[str, Any] = {
@@ -28,9 +28,24 @@ TOLERANCE = 1e-4
 
 
 @cache
+def checkpoint(size: int = SIZE, **options: Any) -> dict[str, torch.Tensor]:
+    """Random weights, with statistics of norms that belong to the image."""
+    tensors = authors_tensors(image_size=size, **options)
+    arrays = calibrated(as_arrays(tensors), pixels(size))
+    return {name: torch.as_tensor(arrays[name]).to(t.dtype) for name, t in tensors.items()}
+
+
+def as_arrays(tensors: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.double().numpy() for name, tensor in tensors.items()}
+
+
+def pixels(size: int) -> np.ndarray:
+    return image(size, size)[0].double().numpy()
+
+
+@cache
 def expected() -> dict[str, np.ndarray]:
-    weights = {n: t.double().numpy() for n, t in authors_tensors(image_size=SIZE).items()}
-    return forward(weights, image()[0].double().numpy())
+    return forward(as_arrays(checkpoint()), pixels(SIZE))
 
 
 def image(height: int = SIZE, width: int = SIZE) -> torch.Tensor:
@@ -39,7 +54,7 @@ def image(height: int = SIZE, width: int = SIZE) -> torch.Tensor:
 
 def converted_model(**changes: Any) -> AxialResNet:
     model = AxialResNet(**(SETTINGS | changes))
-    report = convert(authors_tensors(image_size=SIZE), model)
+    report = convert(checkpoint(), model)
     assert report.unfilled == []
     model.load_state_dict(report.converted)
     return model.double().eval()
@@ -57,6 +72,21 @@ def deviation(model: AxialResNet, feature: str = "res5") -> float:
 @pytest.mark.parametrize("feature", ["res2", "res3", "res4", "res5"])
 def test_equals_the_definition(feature: str) -> None:
     assert deviation(converted_model(), feature) < 1e-6
+
+
+@pytest.mark.parametrize("width", [0.125, 0.375])
+def test_fifty_layers(width: float) -> None:
+    """50-S, M and L differ in their width alone; M's is no power of two."""
+    source = checkpoint(SIZE, blocks=(3, 4, 6, 3), width=width)
+    changes = {"depth": 50, "width_multiplier": width}
+    model = AxialResNet(**(SETTINGS | changes)).eval()
+    model.load_state_dict(convert(source, model).converted)
+    expected = forward(as_arrays(source), pixels(SIZE))
+    with torch.no_grad():
+        given = model(image())
+    for feature in ("res2", "res5"):
+        difference = np.abs(given[feature][0].numpy() - expected[feature]).max()
+        assert difference / np.abs(expected[feature]).max() < TOLERANCE, feature
 
 
 @pytest.mark.parametrize("implementation", ["reference", "blocked"])
@@ -121,14 +151,14 @@ def test_notices_the_sign_of_offsets(name: str, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("changes", [{"norm_eps": 1e-3}, {"striding": "subsample"}], ids=str)
 def test_notices_another_setting_and_says_so(changes: dict[str, Any]) -> None:
     assert deviation(converted_model(**changes)) > TOLERANCE
-    report = convert(authors_tensors(image_size=SIZE), AxialResNet(**(SETTINGS | changes)))
+    report = convert(checkpoint(), AxialResNet(**(SETTINGS | changes)))
     key = next(iter(changes)).upper()
     assert any(f"{key} " in note and "the model has" in note for note in report.notes)
 
 
 def test_says_nothing_where_the_settings_agree() -> None:
     model = AxialResNet(**(SETTINGS | {"max_span": 1}))
-    notes = convert(authors_tensors(image_size=SIZE), model).notes
+    notes = convert(checkpoint(), model).notes
     assert not [note for note in notes if "the model has" in note]
 
 

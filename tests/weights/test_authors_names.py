@@ -156,6 +156,18 @@ def test_the_classifier_goes_along() -> None:
     assert "4 output channels in the checkpoint and 10 in the model" in other.text()
 
 
+def test_the_classifier_may_be_beside_the_backbone() -> None:
+    """As ``linear`` of a classifying meta-architecture."""
+    source = authors_tensors(num_classes=10)
+    model = nn.ModuleDict({"backbone": small_model(), "linear": nn.Linear(256, 10)})
+    report = convert(source, model)
+    assert report.unfilled == []
+    assert torch.equal(report.converted["linear.weight"], source["fc.weight"])
+    exported = export_to_authors(report.converted, image_size=64)
+    assert same(exported.converted, source)
+    assert exported.ignored == {}
+
+
 def test_frozen_norms_have_no_counters() -> None:
     report = convert(authors_tensors(), small_model(norm="FrozenBN"))
     assert report.unfilled == []

@@ -57,6 +57,15 @@ def test_every_tensor_is_accounted_for() -> None:
     assert "unfilled 1 tensor of the model, which the source lacks: head (1)" in text
 
 
+def test_counters_of_batches_are_told_apart_from_what_is_missing() -> None:
+    target = shapes(weight=(1,), head=(7,)) | {"norm.num_batches_tracked": Size(())}
+    report = apply_rules([Rule(("a",), "weight")], {"a": ones(1)}, target)
+    assert report.unfilled == ["head", "norm.num_batches_tracked"]
+    text = report.text()
+    assert "unfilled 1 tensor of the model that count batches, which the source does not" in text
+    assert "unfilled 1 tensor of the model, which the source lacks: head (1)" in text
+
+
 def test_what_is_used_is_not_ignored() -> None:
     report = apply_rules([Rule(("a",), "a")], {"a": ones(1)}, shapes(a=(1,)), [("a", "never")])
     assert report.ignored == {}

@@ -62,6 +62,8 @@ def test_what_is_written_can_be_read(suffix: str, tmp_path: Path) -> None:
     write_tensors(shared, path)
     assert all(torch.equal(t, shared[n]) for n, t in read_tensors(path).items())
     assert os.listdir(path.parent) == [path.name]
+    (tmp_path / "usual").touch()
+    assert path.stat().st_mode == (tmp_path / "usual").stat().st_mode
     with pytest.raises(FileExistsError, match="exists; give another name, or --force"):
         write_tensors(TENSORS, path)
     assert read_tensors(path).keys() == shared.keys()
@@ -114,6 +116,92 @@ def test_no_code_runs(save: Save, suffix: str, tmp_path: Path) -> None:
         else:
             pickle.load(file)
     assert trace.exists()
+
+
+class Call:
+    """Is unpickled as what a function returns."""
+
+    def __init__(self, *function_and_arguments: Any):
+        self.call = function_and_arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call[0], tuple(self.call[1:])
+
+
+ADDRESSES = b"A" * 8
+RECONSTRUCT = np.ones(1).__reduce__()[0]
+FORGED = {
+    "object array": Call(np.ndarray, (1,), np.dtype("O"), ADDRESSES),
+    "array by its class": Call(np.ndarray, (1,), np.dtype("f8"), ADDRESSES),
+    "dtype of objects": np.array([None, "text"], dtype=object),
+    "dtype with fields": np.zeros(2, dtype=[("a", "f4"), ("b", "i4")]),
+    "text": np.array(["text"]),
+    "dates": np.array(["2020-01-01"], dtype="datetime64[D]"),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_arrays_of_more_than_numbers_are_refused(kind: str, protocol: int, tmp_path: Path) -> None:
+    """NumPy would take the bytes of an array for addresses of objects."""
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps({"model": {"a": FORGED[kind]}}, protocol=protocol))
+    with pytest.raises(WeightsError, match="cannot be read: it is ") as error:
+        read_tensors(path, allow_pickle=True)
+    assert "\n" not in str(error.value)
+
+
+def array_state(*state: Any) -> bytes:
+    """A pickle of an array with this state."""
+
+    class Forged:
+        def __reduce__(self) -> tuple:
+            return RECONSTRUCT, (np.ndarray, (0,), b"b"), state
+
+    return pickle.dumps({"a": Forged()}, protocol=2)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        (1, (3,), np.dtype("f4"), False, b"1234"),
+        (1, (10**15,), np.dtype("f4"), False, b"1234"),
+        (1, (-1,), np.dtype("f4"), False, b"1234"),
+        (1, (1,), "f4", False, b"1234"),
+        (1, (1,), np.dtype("f4"), False),
+    ],
+    ids=["too few bytes", "huge", "negative", "no dtype", "too short a state"],
+)
+def test_arrays_have_the_bytes_of_their_shape(state: tuple, tmp_path: Path) -> None:
+    path = tmp_path / "w.pkl"
+    path.write_bytes(array_state(*state))
+    with pytest.raises(WeightsError, match="cannot be read: it is "):
+        read_tensors(path, allow_pickle=True)
+    path.write_bytes(array_state(1, (1,), np.dtype("f4"), False, b"1234"))
+    assert read_tensors(path, allow_pickle=True)["a"].shape == (1,)
+
+
+@pytest.mark.parametrize("dtype", [">f4", "<f8", "f2", "i8", "u1", "?"])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_numbers_of_every_kind(dtype: str, order: str, protocol: int, tmp_path: Path) -> None:
+    array = np.asarray(np.arange(6).reshape(2, 3), dtype=dtype, order=order)  # type: ignore
+    path = tmp_path / "w.pkl"
+    path.write_bytes(pickle.dumps({"a": array, "b": [array.T]}, protocol=protocol))
+    assert np.array_equal(read_file(path, allow_pickle=True)["a"], array)
+    assert np.array_equal(read_file(path, allow_pickle=True)["b"][0], array.T)
+
+
+def test_an_archive_that_grows_is_refused(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "w.pth", tmp_path / "bomb.pth"
+    torch.save({"a": torch.zeros(10**6)}, plain)
+    with zipfile.ZipFile(plain) as source, zipfile.ZipFile(packed, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name), zipfile.ZIP_DEFLATED)
+    assert packed.stat().st_size < 10**4
+    with pytest.raises(WeightsError, match=r"bomb.pth cannot.* compressed archive, of 4,0\d\d,\d"):
+        read_tensors(packed)
+    assert read_tensors(plain)["a"].shape == (10**6,)
 
 
 def test_python_objects_beside_tensors_are_named(tmp_path: Path) -> None:
