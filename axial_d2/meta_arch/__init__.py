@@ -2,6 +2,7 @@
 
 from axial_d2.meta_arch.axial_deeplab import AxialDeepLab
 from axial_d2.meta_arch.scale_attention import ScaleAttentionSegmentor
+from axial_d2.meta_arch.semantic_augmentation import SemanticSegmentorWithTTA
 from axial_d2.meta_arch.sliding_window import SlidingWindowSegmentor
 from axial_d2.meta_arch.test_time_augmentation import AxialDeepLabWithTTA
 
@@ -9,5 +10,6 @@ __all__ = [
     "AxialDeepLab",
     "AxialDeepLabWithTTA",
     "ScaleAttentionSegmentor",
+    "SemanticSegmentorWithTTA",
     "SlidingWindowSegmentor",
 ]

@@ -5,13 +5,14 @@ Shapes: ``B`` images, ``L`` positions, ``K`` key channels, ``C`` channels of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from axial_d2.ops.precision import at_least_float32, without_autocast
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 CHANNEL_SOFTMAX_CHOICES = ("energy", "reversed_energy")
 # Queries whose weights are in memory at a time.
@@ -59,15 +60,38 @@ def _reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return position_weights(query, key) @ value
 
 
-def _blocked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Blocks of queries; the backward computes their weights once more."""
-    attend: Callable = _reference
-    if torch.is_grad_enabled():
+class _Blocks(torch.autograd.Function):
+    """Blocks of queries one after the other; the backward computes their weights once more."""
 
-        def attend(*block: Tensor) -> Tensor:
-            return checkpoint(_reference, *block, use_reentrant=False, preserve_rng_state=False)
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        output = value.new_empty(*query.shape[:2], value.shape[2])
+        for rows in _blocks_of(query):
+            torch.bmm(position_weights(query[:, rows], key), value, out=output[:, rows])
+        return output
 
-    return torch.cat([attend(block, key, value) for block in query.split(BLOCK, dim=1)], dim=1)
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = ctx.saved_tensors
+        query_gradient = torch.empty_like(query)
+        key_gradient, value_gradient = torch.zeros_like(key), torch.zeros_like(value)
+        for rows in _blocks_of(query):
+            weights = position_weights(query[:, rows], key)
+            value_gradient.baddbmm_(weights.mT, gradient[:, rows])
+            energy_gradient = gradient[:, rows] @ value.mT
+            # Of a softmax: its output times what the gradient has above its weighted mean.
+            mean = (energy_gradient * weights).sum(dim=-1, keepdim=True)
+            energy_gradient.sub_(mean).mul_(weights)
+            query_gradient[:, rows] = energy_gradient @ key
+            key_gradient.baddbmm_(energy_gradient.mT, query[:, rows])
+        return query_gradient, key_gradient, value_gradient
+
+
+def _blocks_of(query: Tensor) -> Iterator[slice]:
+    for start in range(0, query.shape[1], BLOCK):
+        yield slice(start, start + BLOCK)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -83,7 +107,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 # All have the signature (query, key, value); the reference is the definition.
-IMPLEMENTATIONS = {"reference": _reference, "blocked": _blocked, "fused": _fused}
+IMPLEMENTATIONS = {"reference": _reference, "blocked": _Blocks.apply, "fused": _fused}
 
 
 def channel_attention(features: Tensor, softmax: str = "energy") -> Tensor:
