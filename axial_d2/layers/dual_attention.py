@@ -90,10 +90,6 @@ class ChannelAttention(nn.Module):
         attended = channel_attention(x.flatten(2), self.softmax)
         return torch.addcmul(x, self.beta, attended.unflatten(2, x.shape[2:]))
 
-    def attended(self, x: Tensor) -> Tensor:
-        """What the channels gather, Σ_i x_ji A_i, [B, channels, H, W], for pictures."""
-        return channel_attention(x.flatten(2), self.softmax).unflatten(2, x.shape[2:])
-
     def weights(self, x: Tensor) -> Tensor:
         """x, [B, channels, channels]; rows sum to one."""
         return channel_weights(x.flatten(2), self.softmax)
