@@ -31,7 +31,8 @@ class PositionTraining:
         ]
 
     def __call__(self) -> Tensor:
-        output = position_attention(*self.inputs, implementation=self.implementation)
+        query, key, value = self.inputs
+        output = position_attention(query, key, value, self.implementation)
         for tensor in self.inputs:
             tensor.grad = None
         output.square().sum().backward()
@@ -117,7 +118,9 @@ def dual_attention_head(setting: Setting) -> Contest:
 
     def check(ours: Run, peers: Sequence[Run]) -> float:
         torch.manual_seed(0)
-        given, expected = (HeadTraining(side, name, setting.device) for name in ("auto", "reference"))
+        given, expected = (
+            HeadTraining(side, name, setting.device) for name in ("auto", "reference")
+        )
         expected.head.load_state_dict(given.head.state_dict())
         for training_ in (given, expected):
             training_.head.eval()

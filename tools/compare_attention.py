@@ -20,13 +20,21 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from axial_d2.data import make_demo_dataset
+from axial_d2.analysis.scale_sizes import ObjectWeights, object_weights
+from axial_d2.data import make_demo_dataset, read_image
 from axial_d2.data.synthetic import SPLITS, SplitPaths
-from axial_d2.engine import Trainer
-from axial_d2.engine.setup import setup
+from axial_d2.engine import StrictCheckpointer, Trainer
+from axial_d2.engine.attention_pictures import AttentionPainter
+from axial_d2.engine.attention_report import Row, Table, write_report
+from axial_d2.engine.setup import load_config, setup
+from axial_d2.visualization import contact_sheet
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "demo"
@@ -40,12 +48,15 @@ class Experiment:
         name: of the experiment, and of its folder.
         configs: folder of configs/demo.
         kinds: configs; the first is the one that the others are baselines of.
+        title, caption: of its table, and of the picture of its first kind.
         varied_sizes: whether the things of the scenes differ a lot in size.
     """
 
     name: str
     configs: str
     kinds: tuple[str, ...]
+    title: str
+    caption: str
     varied_sizes: bool = False
 
     @property
@@ -54,14 +65,36 @@ class Experiment:
 
 
 SCALE_KINDS = ("attention", "average", "maximum", "single_scale")
+SCALE_CAPTION = "from left to right: prediction, and the weight of each scale, dark 0 to bright 1"
 EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
-        Experiment("dual_attention", "dual_attention", ("dual_attention", "convolutions")),
-        Experiment("scale_attention", "scale_attention", SCALE_KINDS),
-        Experiment("scale_attention_sizes", "scale_attention", SCALE_KINDS, varied_sizes=True),
+        Experiment(
+            "dual_attention",
+            "dual_attention",
+            ("dual_attention", "convolutions"),
+            "DANet's head",
+            "Dual attention, from left to right: prediction, what the positions under the crosses "
+            "attend to, and two channels behind the channel attention",
+        ),
+        Experiment(
+            "scale_attention_sizes",
+            "scale_attention",
+            SCALE_KINDS,
+            "Attention to scale, things of very different sizes",
+            f"Attention to scale on things of very different sizes, {SCALE_CAPTION}",
+            varied_sizes=True,
+        ),
+        Experiment(
+            "scale_attention",
+            "scale_attention",
+            SCALE_KINDS,
+            "Attention to scale, the usual scenes",
+            f"Attention to scale on the usual scenes, {SCALE_CAPTION}",
+        ),
     )
 }
+NUM_PICTURES = 4
 
 
 @dataclass(frozen=True)
@@ -105,8 +138,10 @@ def folder_of(experiment: Experiment, kind: str, seed: int, args: argparse.Names
     return args.output / experiment.name / f"{kind}_{seed}"
 
 
-def config_of(experiment: Experiment, kind: str, seed: int, args: argparse.Namespace) -> CfgNode:
-    """The config of a training, its data sets registered."""
+def config_of(
+    experiment: Experiment, kind: str, seed: int, args: argparse.Namespace, train: bool = False
+) -> CfgNode:
+    """The config of a training, its data sets registered; to ``train``, with a log and seeds."""
     dataset = f"axial_d2_{experiment.dataset}"
     paths = [SplitPaths.of(args.output / experiment.dataset, split) for split in SPLITS]
     registered = [
@@ -117,13 +152,15 @@ def config_of(experiment: Experiment, kind: str, seed: int, args: argparse.Names
     opts += ["OUTPUT_DIR", str(folder_of(experiment, kind, seed, args))]
     if args.max_iter is not None:
         opts += ["SOLVER.MAX_ITER", str(args.max_iter)]
-    config = CONFIGS / experiment.configs / f"{kind}.yaml"
-    return setup(argparse.Namespace(config_file=str(config), opts=opts))
+    config = str(CONFIGS / experiment.configs / f"{kind}.yaml")
+    if train:
+        return setup(argparse.Namespace(config_file=config, opts=opts))
+    return load_config(config, opts)
 
 
 def train(experiment: Experiment, kind: str, seed: int, args: argparse.Namespace) -> Training:
     with contextlib.redirect_stdout(io.StringIO()):  # Detectron2's log is in OUTPUT_DIR/log.txt
-        cfg = config_of(experiment, kind, seed, args)
+        cfg = config_of(experiment, kind, seed, args, train=True)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=False)
         start = time.perf_counter()
@@ -181,10 +218,95 @@ def train_all(args: argparse.Namespace) -> None:
         print(f"{label}: mIoU {training.results['mIoU']:.1f}, {training.seconds:.0f} s", flush=True)
 
 
+def report(args: argparse.Namespace, folder: Path) -> Path | None:
+    """The document of what is trained so far, with pictures of the first seed; None of nothing."""
+    results: dict[tuple[str, str], dict[int, float]] = {}
+    for experiment, kind, seed in wanted(args):
+        training = finished(experiment, kind, seed, args)
+        if training is not None:
+            scores = results.setdefault((experiment.name, kind), {})
+            scores[seed] = training.results["mIoU"]
+    if not results:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = [
+        Table(
+            experiment.title,
+            text_of(experiment, args),
+            [
+                row_of(experiment, kind, results[experiment.name, kind])
+                for kind in experiment.kinds
+                if (experiment.name, kind) in results
+            ],
+        )
+        for experiment in EXPERIMENTS.values()
+        if any(name == experiment.name for name, _ in results)
+    ]
+    sizes = {
+        seed: sizes_of(EXPERIMENTS["scale_attention_sizes"], seed, args)
+        for seed in results.get(("scale_attention_sizes", "attention"), {})
+    }
+    pictures = {}
+    for experiment in EXPERIMENTS.values():
+        seeds = results.get((experiment.name, experiment.kinds[0]))
+        if seeds:
+            seed = min(seeds)
+            file = folder / f"{experiment.name}.png"
+            Image.fromarray(draw(experiment, seed, args)).save(file)
+            pictures[file.name] = experiment.caption
+    return write_report(folder, tables, sizes, pictures)
+
+
+def text_of(experiment: Experiment, args: argparse.Namespace) -> str:
+    cfg = config_of(experiment, experiment.kinds[0], 0, args)
+    data = "with things of very different sizes" if experiment.varied_sizes else "as they are"
+    return (
+        f"{args.num_train} scenes of the demo {data}, {cfg.SOLVER.MAX_ITER} iterations of "
+        f"{cfg.SOLVER.IMS_PER_BATCH} crops of {cfg.INPUT.CROP.SIZE[0]} pixels; mIoU in percent on "
+        f"{args.num_val} others. The spread is the standard deviation over the seeds."
+    )
+
+
+def row_of(experiment: Experiment, kind: str, scores: dict[int, float]) -> Row:
+    file = CONFIGS / experiment.configs / f"{kind}.yaml"
+    what = file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")
+    return Row(kind, str(file.relative_to(ROOT)), what, scores)
+
+
+def trained_model(
+    experiment: Experiment, seed: int, args: argparse.Namespace
+) -> tuple[CfgNode, Any]:
+    cfg = config_of(experiment, experiment.kinds[0], seed, args)
+    model = Trainer.build_model(cfg)
+    StrictCheckpointer(model).load(str(Path(cfg.OUTPUT_DIR) / "model_final.pth"))
+    return cfg, model.eval()
+
+
+def sizes_of(experiment: Experiment, seed: int, args: argparse.Namespace) -> ObjectWeights:
+    cfg, model = trained_model(experiment, seed, args)
+    return object_weights(model, DatasetCatalog.get(cfg.DATASETS.TEST[0]), cfg.INPUT.FORMAT)
+
+
+def draw(experiment: Experiment, seed: int, args: argparse.Namespace) -> np.ndarray:
+    """Some validation images with what the model looks at, one below the other."""
+    cfg, model = trained_model(experiment, seed, args)
+    name = cfg.DATASETS.TEST[0]
+    painter = AttentionPainter(model, MetadataCatalog.get(name), cfg.INPUT.FORMAT)
+    records = [record for record in DatasetCatalog.get(name) if record["annotations"]]
+    images = [read_image(record["file_name"], "RGB") for record in records[:NUM_PICTURES]]
+    return contact_sheet([painter.draw(image) for image in images], columns=1, width=1500)
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     if args.report is None:
         train_all(args)
+    with contextlib.redirect_stdout(io.StringIO()):
+        document = report(args, args.report or args.output)
+    if document is None:
+        print(f"compare_attention: nothing trained in {args.output} yet", file=sys.stderr)
+        return 1
+    print(f"wrote {document}")
     return 0
 
 

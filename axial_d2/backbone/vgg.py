@@ -51,7 +51,8 @@ class VGG16LargeFOV(Backbone):
         super().__init__()
         _check(out_features, width_multiplier, dropout)
         self._out_features = list(out_features)
-        self._out_feature_strides, self._out_feature_channels = {}, {}
+        self._out_feature_strides: dict[str, int] = {}
+        self._out_feature_channels: dict[str, int] = {}
         channels, stride = in_channels, 1
         for index, (count, width, pool_stride, dilation) in enumerate(STAGES, start=1):
             width = scale_channels(width, width_multiplier)

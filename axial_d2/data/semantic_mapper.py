@@ -31,9 +31,7 @@ class SemanticMapper(DatasetMapper):
 def _augmentations(cfg: CfgNode) -> list[T.Augmentation]:
     node = cfg.INPUT
     augmentations: list[T.Augmentation] = [
-        T.ResizeShortestEdge(
-            node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING
-        )
+        T.ResizeShortestEdge(node.MIN_SIZE_TRAIN, node.MAX_SIZE_TRAIN, node.MIN_SIZE_TRAIN_SAMPLING)
     ]
     if node.CROP.ENABLED:
         augmentations.append(

@@ -72,9 +72,9 @@ class AttentionPainter:
         tensor = self._tensor(image)
         prediction = self.model([{"image": tensor}])[0]
         panels = {"prediction": draw_prediction(image, prediction, self.metadata, scale=scale)}
-        if panels["prediction"].shape[0] != scale * image.shape[0]:
-            raise AssertionError("the prediction is drawn in another size")
-        images = ((tensor.to(self.model.device) - self.model.pixel_mean) / self.model.pixel_std)[None]
+        images = ((tensor.to(self.model.device) - self.model.pixel_mean) / self.model.pixel_std)[
+            None
+        ]
         if isinstance(self.model, ScaleAttentionSegmentor):
             for name, weights in self._scale_weights(images).items():
                 panels[name] = draw_map(image, weights, scale=scale, limits=(0.0, 1.0))

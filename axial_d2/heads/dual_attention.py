@@ -138,7 +138,8 @@ class DualAttentionHead(SemanticHead):
             ValueError: the head has no such attention layer.
         """
         self.attention_layer(name)  # for its error
-        return self.branches[name].reduce(features[self.in_feature])
+        branch: Any = self.branches[name]
+        return branch.reduce(features[self.in_feature])
 
     def attention_layer(self, name: str) -> Any:
         """A branch's :class:`.PositionAttention` or :class:`.ChannelAttention`.
@@ -202,5 +203,5 @@ def _convolution(in_channels: int, out_channels: int, norm: str) -> Conv2d:
 def _classifier(channels: int, num_classes: int) -> nn.Conv2d:
     conv = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(conv.weight, std=0.01)
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv

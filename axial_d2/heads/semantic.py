@@ -21,9 +21,7 @@ def pixel_cross_entropy(scores: Tensor, targets: Tensor, ignore_value: int) -> T
         targets: [B, H, W], class ids and ``ignore_value``.
         ignore_value: of pixels that do not count.
     """
-    scores = F.interpolate(
-        scores.float(), targets.shape[-2:], mode="bilinear", align_corners=False
-    )
+    scores = F.interpolate(scores.float(), targets.shape[-2:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(scores, targets, ignore_index=ignore_value, reduction="sum")
     return total / (targets != ignore_value).sum().clamp(min=1)
 
@@ -112,7 +110,7 @@ class LinearSemSegHead(SemanticHead):
         super().__init__(input_shape, **others)
         self.predictor = nn.Conv2d(self.in_channels, self.num_classes, 1)
         nn.init.normal_(self.predictor.weight, std=0.01)
-        nn.init.zeros_(self.predictor.bias)
+        nn.init.zeros_(self.predictor.bias)  # type: ignore[arg-type]
 
     def layers(self, features: dict[str, Tensor]) -> Tensor:
         return self.predictor(features[self.in_feature])

@@ -47,7 +47,7 @@ def position_attention(
             f"one of {tuple(IMPLEMENTATIONS)}."
         )
     with without_autocast(value):
-        tensors = (at_least_float32(tensor) for tensor in (query, key, value))
+        tensors: Any = (at_least_float32(tensor) for tensor in (query, key, value))
         return IMPLEMENTATIONS[implementation](*tensors).to(value.dtype)
 
 
@@ -102,8 +102,9 @@ def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key = (F.pad(tensor, (0, max(0, missing))) for tensor in (query, key))
         value = F.pad(value, (0, max(0, -missing)))
     # The fused kernels want a dimension of heads, the channels innermost.
-    tensors = (tensor.unsqueeze(1).contiguous() for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(*tensors, scale=1.0).squeeze(1)[..., :channels]
+    query, key, value = (tensor.unsqueeze(1).contiguous() for tensor in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    return attended.squeeze(1)[..., :channels]
 
 
 # All have the signature (query, key, value); the reference is the definition.

@@ -208,7 +208,7 @@ def draw_map(
     limits: tuple[float, float] | None = None,
     point: tuple[int, int] | None = None,
 ) -> Array:
-    """An image in grey under a map of numbers in colours, dark blue the smallest, yellow the largest.
+    """An image in grey under a map of numbers in colours, from dark blue to yellow.
 
     Args:
         image: [H, W, 3] uint8, RGB.

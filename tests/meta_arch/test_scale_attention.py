@@ -79,9 +79,7 @@ def test_merged_scores_are_weighted_sums_of_resized_ones() -> None:
     fine, coarse = (
         scores_and_features(model.sem_seg_head, model.backbone(x)) for x in (images, half)
     )
-    resized = [
-        F.interpolate(x, (4, 8), mode="bilinear", align_corners=False) for x in coarse
-    ]
+    resized = [F.interpolate(x, (4, 8), mode="bilinear", align_corners=False) for x in coarse]
     weights = model.attention([fine[1], resized[1]])
     expected = weights[:, :1] * fine[0] + weights[:, 1:] * resized[0]
     merged = model.merge(model.scale_maps(images, model.scales))

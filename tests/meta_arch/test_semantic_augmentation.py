@@ -19,7 +19,8 @@ def augmented(model: nn.Module, *ratios: float, flip: bool) -> SemanticSegmentor
 @pytest.mark.parametrize("build", [plain, scales])
 def test_the_plain_scale_alone_is_the_plain_probabilities(build) -> None:
     model, inputs = build(), [{**example(16, 20), "height": 31, "width": 27}, example(9, 12)]
-    for given, expected in zip(augmented(model, 1.0, flip=False)(inputs), model(inputs)):
+    outputs = augmented(model, 1.0, flip=False)(inputs)
+    for given, expected in zip(outputs, model(inputs), strict=True):
         torch.testing.assert_close(given["sem_seg"], expected["sem_seg"].softmax(dim=0))
 
 

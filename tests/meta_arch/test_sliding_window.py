@@ -65,5 +65,5 @@ def test_a_window_is_not_seen_twice() -> None:
     ("size", "stride"), [((8, 0), (8, 1)), ((8, 8), (9, 8)), ((8,), (8,)), ((8.0, 8), (8, 8))]
 )
 def test_windows_with_gaps_are_refused(size: tuple, stride: tuple) -> None:
-    with pytest.raises(ValueError, match="TEST.SLIDING_WINDOW.SIZE"):
+    with pytest.raises(ValueError, match=r"TEST\.SLIDING_WINDOW\.SIZE"):
         plain(window_size=size, window_stride=stride)

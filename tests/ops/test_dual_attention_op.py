@@ -114,9 +114,9 @@ def test_half_precision_computes_in_float32() -> None:
 
 def test_unknown_choices_are_refused() -> None:
     x = torch.ones(1, 2, 2)
-    with pytest.raises(ValueError, match="implementation 'fast'.*'blocked'"):
+    with pytest.raises(ValueError, match=r"implementation 'fast'.*'blocked'"):
         position_attention(x, x, x, "fast")
-    with pytest.raises(ValueError, match="'max'.*'energy', 'reversed_energy'"):
+    with pytest.raises(ValueError, match=r"'max'.*'energy', 'reversed_energy'"):
         channel_attention(x, "max")
 
 

@@ -196,8 +196,8 @@ def _is_finished(root: Path, arguments: DemoArguments, force: bool) -> bool:
     if existing is not None and not force:
         raise FileExistsError(
             f"{root} holds a demo data set made with {existing}, and this one would be "
-            f"{arguments.manifest()}. Choose another folder, or pass --force (force=True) to replace "
-            "it."
+            f"{arguments.manifest()}. Choose another folder, or pass --force (force=True) to "
+            "replace it."
         )
     if present and existing is None and not force:
         raise FileExistsError(
