@@ -125,7 +125,8 @@ def dual_attention_head(setting: Setting) -> Contest:
         for training_ in (given, expected):
             training_.head.eval()
             torch.nn.init.ones_(training_.head.attention_layer("position").alpha)
-        scores = [each.head({"res5": each.features})[0] for each in (given, expected)]
+        with torch.no_grad():
+            scores = [each.head({"res5": each.features})[0] for each in (given, expected)]
         return relative_error(*scores)
 
     return Contest(

@@ -15,7 +15,16 @@ from typing import Any, Generic, TypeVar
 Run = Callable[[], Any]
 
 # Files of cases, in the order in which they run; those that do not exist are left out.
-TOPICS = ("backbone", "panoptic", "postprocessing", "attention", "memory", "gpu_axial_layer")
+TOPICS = (
+    "backbone",
+    "panoptic",
+    "postprocessing",
+    "attention",
+    "dual_attention",
+    "scale_attention",
+    "memory",
+    "gpu_axial_layer",
+)
 DEVICES = ("cpu", "cuda")
 
 
