@@ -1,4 +1,4 @@
-"""Attention to Scale over its own network at one scale: what the other scales and the merging cost."""
+"""Attention to Scale over its own network at one scale: what more scales and merging cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tools/compare_attention.py, two iterations long, and tools/draw_attention.py on what it trained."""
+"""tools/compare_attention.py, two iterations long; tools/draw_attention.py on what it trained."""
 
 from __future__ import annotations
 
