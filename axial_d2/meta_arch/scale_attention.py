@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from axial_d2.heads import DualAttentionHead
 from axial_d2.layers.scale_attention import ScaleAttention, merge_by_weights
 from axial_d2.meta_arch.batching import stack_padded
 from axial_d2.meta_arch.sliding_window import SlidingWindowSegmentor
@@ -105,6 +106,9 @@ class ScaleAttentionSegmentor(SlidingWindowSegmentor):
                 f"{MERGING_CHOICES}."
             )
         _check_head(self.sem_seg_head)
+        if isinstance(self.sem_seg_head, DualAttentionHead):
+            # Only the fused scores are merged; distributed training refuses what has no gradient.
+            self.sem_seg_head.branch_predictors.requires_grad_(False)
         self.merging = merging
         self.scale_losses = scale_losses
         channels = self.sem_seg_head.predictor.in_channels

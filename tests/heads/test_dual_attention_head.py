@@ -78,6 +78,8 @@ def test_three_outputs_three_equal_losses_and_the_fused_one_at_test() -> None:
     assert len(losses) == 3
     branches = built.eval().branch_features(x)
     fused = built.predictor(branches["position"] + branches["channel"])
+    for name, predictor in built.branch_predictors.items():
+        torch.testing.assert_close(built.outputs(x)[name], predictor(branches[name]))
     scores, no_losses = built(x)
     up = nn.functional.interpolate(fused, (24, 40), mode="bilinear", align_corners=False)
     torch.testing.assert_close(scores, up)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from axial_d2.heads import LinearSemSegHead
+from axial_d2.heads import DualAttentionHead, LinearSemSegHead
 from axial_d2.meta_arch import ScaleAttentionSegmentor
 from axial_d2.meta_arch.scale_attention import MERGING_CHOICES, scores_and_features
 from detectron2.config import get_cfg
@@ -224,8 +224,6 @@ def test_the_maximum_has_no_weights_to_show() -> None:
 
 
 def test_a_dual_attention_head_merges_its_fused_scores() -> None:
-    from axial_d2.heads import DualAttentionHead
-
     arguments = parts()
     shape = {"res5": ShapeSpec(channels=12, stride=STRIDE)}
     arguments["sem_seg_head"] = DualAttentionHead(
@@ -235,3 +233,5 @@ def test_a_dual_attention_head_merges_its_fused_scores() -> None:
     assert not isinstance(model.sem_seg_head, LinearSemSegHead)
     losses = model([example(16, 16)])
     assert set(losses) == {"loss_sem_seg", "loss_scale_1", "loss_scale_0.75", "loss_scale_0.5"}
+    sum(losses.values()).backward()  # distributed training wants a gradient of all that learns
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
