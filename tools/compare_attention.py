@@ -29,7 +29,7 @@ from axial_d2.data import make_demo_dataset, read_image
 from axial_d2.data.synthetic import SPLITS, SplitPaths
 from axial_d2.engine import StrictCheckpointer, Trainer
 from axial_d2.engine.attention_pictures import AttentionPainter
-from axial_d2.engine.attention_report import Row, Table, write_report
+from axial_d2.engine.attention_report import Residual, Row, Table, write_report
 from axial_d2.engine.setup import load_config, setup
 from axial_d2.visualization import contact_sheet
 from detectron2.config import CfgNode
@@ -246,6 +246,10 @@ def report(args: argparse.Namespace, folder: Path) -> Path | None:
         seed: sizes_of(EXPERIMENTS["scale_attention_sizes"], seed, args)
         for seed in results.get(("scale_attention_sizes", "attention"), {})
     }
+    residuals = {
+        seed: residual_of(EXPERIMENTS["dual_attention"], seed, score, args)
+        for seed, score in results.get(("dual_attention", "dual_attention"), {}).items()
+    }
     pictures = {}
     for experiment in EXPERIMENTS.values():
         seeds = results.get((experiment.name, experiment.kinds[0]))
@@ -254,7 +258,7 @@ def report(args: argparse.Namespace, folder: Path) -> Path | None:
             file = folder / f"{experiment.name}.png"
             Image.fromarray(draw(experiment, seed, args)).save(file)
             pictures[file.name] = experiment.caption
-    return write_report(folder, tables, sizes, pictures)
+    return write_report(folder, tables, residuals, sizes, pictures)
 
 
 def text_of(experiment: Experiment, args: argparse.Namespace) -> str:
@@ -285,6 +289,19 @@ def trained_model(
 def sizes_of(experiment: Experiment, seed: int, args: argparse.Namespace) -> ObjectWeights:
     cfg, model = trained_model(experiment, seed, args)
     return object_weights(model, DatasetCatalog.get(cfg.DATASETS.TEST[0]), cfg.INPUT.FORMAT)
+
+
+def residual_of(
+    experiment: Experiment, seed: int, score: float, args: argparse.Namespace
+) -> Residual:
+    cfg, model = trained_model(experiment, seed, args)
+    layers = [model.sem_seg_head.attention_layer(name) for name in ("position", "channel")]
+    factors = [layers[0].alpha, layers[1].beta]
+    alpha, beta = (float(factor) for factor in factors)
+    for factor in factors:
+        torch.nn.init.zeros_(factor)
+    without = Trainer.test(cfg, model)["sem_seg"]["mIoU"]
+    return Residual(alpha, beta, score, without)
 
 
 def draw(experiment: Experiment, seed: int, args: argparse.Namespace) -> np.ndarray:

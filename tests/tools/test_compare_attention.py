@@ -31,7 +31,9 @@ def load_tool(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_tool("compare_attention")
+    module = load_tool("compare_attention")
+    module.NUM_PICTURES = 1  # type: ignore[attr-defined]
+    return module
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,6 +64,7 @@ def test_document_tables_and_pictures(trained: Path) -> None:
     assert "2 iterations of 8 crops" in document
     assert "beat average" in document or "beats average" in document
     assert "| scale 0.5" in document
+    assert "with α = β = 0 at test" in document
     for picture in ("dual_attention", "scale_attention_sizes"):
         assert f"({picture}.png)" in document
         assert Image.open(trained / f"{picture}.png").width > 400
