@@ -170,6 +170,8 @@ def add_scale_attention_config(cfg: CfgNode) -> None:
     node.MERGING = "attention"
     # Between the attention net's two convolutions.
     node.CHANNELS = 512
+    # Behind the first of them; empty: none, as in the paper.
+    node.NORM = ""
     # Whether each scale's scores have a loss of their own, beside that of the merged ones.
     node.SCALE_LOSSES = True
     # An additional loss that is not the paper's: a classifier of which scale features come from.

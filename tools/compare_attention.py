@@ -255,8 +255,8 @@ def report(args: argparse.Namespace, folder: Path) -> Path | None:
         seeds = results.get((experiment.name, experiment.kinds[0]))
         if seeds:
             seed = min(seeds)
-            file = folder / f"{experiment.name}.png"
-            Image.fromarray(draw(experiment, seed, args)).save(file)
+            file = folder / f"{experiment.name}.jpg"
+            Image.fromarray(draw(experiment, seed, args)).save(file, quality=88)
             pictures[file.name] = experiment.caption
     return write_report(folder, tables, residuals, sizes, pictures)
 

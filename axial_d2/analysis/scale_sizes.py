@@ -35,6 +35,10 @@ class ObjectWeights:
             for index, scale in enumerate(self.scales)
         }
 
+    def mean_scale_correlation(self) -> float:
+        """Rank correlation of the mean scale, by the weights, with the length, in -1 … 1."""
+        return rank_correlation(self.lengths, self.weights @ np.array(self.scales))
+
 
 @torch.no_grad()
 def object_weights(

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 
 Array = np.ndarray
 DOCUMENT = "dual_and_scale_attention.md"
-SIZES_FIGURE = "scale_attention_sizes.png"
+SIZES_FIGURE = "scale_weights_by_size.png"
 # Objects are as many in each of these groups by their length.
 NUM_GROUPS = 6
 
@@ -83,15 +83,15 @@ def write_report(
 
     Args:
         folder: created where missing; where the pictures are.
-        tables: in their order; those without a result are left out.
+        tables: in their order; DANet's first, if it is there.
         residuals: of DANet, by seed; may be empty.
         sizes: weights of scales on things, by seed; may be empty.
         pictures: file in ``folder`` → its caption.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [HEADER, *(_section(table) for table in tables if table.rows)]
+    parts = [HEADER, *(_section(table) for table in tables)]
     if residuals:
-        parts.append(_residual_section(residuals))
+        parts.insert(2, _residual_section(residuals))
     if sizes:
         draw_sizes(sizes, folder / SIZES_FIGURE)
         parts.append(_sizes_section(sizes))
@@ -152,17 +152,23 @@ been used, and a difference to the baseline comes from elsewhere, such as the ra
 def _sizes_section(sizes: Mapping[int, ObjectWeights]) -> str:
     scales = next(iter(sizes.values())).scales
     rows = [
-        [seed, len(each.lengths), *(f"{value:+.2f}" for value in each.correlations().values())]
+        [
+            seed,
+            len(each.lengths),
+            *(f"{value:+.2f}" for value in each.correlations().values()),
+            f"{each.mean_scale_correlation():+.2f}",
+        ]
         for seed, each in sorted(sizes.items())
     ]
-    headers = ["seed", "things", *(f"scale {scale:g}" for scale in scales)]
+    headers = ["seed", "things", *(f"scale {scale:g}" for scale in scales), "mean scale"]
     body = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     return f"""## Do the weights of scales follow the sizes of things?
 
 On the images of the second table, whose things differ in length by up to six times: the rank
 correlation (Spearman) between a thing's length, the square root of its visible area, and the mean
 weight of a scale on its pixels. The paper's claim is that large things are left to small scales: a
-positive number for scale {min(scales):g}, a negative one for scale {max(scales):g}.
+positive number for scale {min(scales):g}, a negative one for scale {max(scales):g}, and for the mean of
+the scales by their weights.
 
 {body}
 
@@ -174,11 +180,15 @@ positive number for scale {min(scales):g}, a negative one for scale {max(scales)
 
 def _sizes_verdict(sizes: Mapping[int, ObjectWeights]) -> str:
     follows = [
-        each.correlations()[min(each.scales)] > 0 > each.correlations()[max(each.scales)]
+        each.correlations()[min(each.scales)] > 0 > each.mean_scale_correlation()
         for each in sizes.values()
     ]
-    verb = "has" if all(follows) else "does not have on every seed"
-    return f"It **{verb}** those signs: {sum(follows)} of {len(follows)} trainings do."
+    verb = "follow" if all(follows) else "do not follow on every seed"
+    return (
+        f"The weights **{verb}** the sizes: in {sum(follows)} of {len(follows)} trainings scale "
+        f"{min(next(iter(sizes.values())).scales):g} counts more on larger things and the mean scale "
+        "is smaller there."
+    )
 
 
 def draw_sizes(sizes: Mapping[int, ObjectWeights], file: Path) -> None:

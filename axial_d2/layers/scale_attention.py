@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
 
@@ -22,19 +23,31 @@ class ScaleAttention(nn.Module):
         in_channels: of the features of one scale.
         num_scales: S.
         channels: between the convolutions; default 512, as in the paper.
+        norm: behind the 3×3 convolution; default "", none, as in the paper, whose networks have
+            no norms. With optimizers of Adam's kind the many inputs of that convolution saturate
+            the softmax within a few steps unless there is one.
     """
 
-    def __init__(self, in_channels: int, num_scales: int, channels: int = 512):
+    def __init__(self, in_channels: int, num_scales: int, channels: int = 512, norm: str = ""):
         super().__init__()
-        self.hidden = nn.Conv2d(in_channels * num_scales, channels, 3, padding=1)
+        self.hidden = Conv2d(
+            in_channels * num_scales,
+            channels,
+            kernel_size=3,
+            padding=1,
+            bias=not norm,
+            norm=get_norm(norm, channels),
+            activation=F.relu,
+        )
         self.scales = nn.Conv2d(channels, num_scales, 1)
-        nn.init.kaiming_normal_(self.hidden.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(self.hidden.bias)  # type: ignore[arg-type]
+        nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
+        if self.hidden.bias is not None:
+            nn.init.zeros_(self.hidden.bias)
         nn.init.zeros_(self.scales.weight)
         nn.init.zeros_(self.scales.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        logits = self.scales(F.relu_(self.hidden(torch.cat(list(features), dim=1))))
+        logits = self.scales(self.hidden(torch.cat(list(features), dim=1)))
         return logits.float().softmax(dim=1)
 
 

@@ -71,7 +71,8 @@ class ScaleAttentionSegmentor(SlidingWindowSegmentor):
         scales: ratios above 0 of the image's size; default (1.0, 0.75, 0.5), the paper's.
         test_scales: in inference, as many; default ``scales``.
         merging: "attention" (default), "average" or "maximum".
-        attention_channels: of the attention net; default 512.
+        attention_channels, attention_norm: of the attention net, see :class:`.ScaleAttention`;
+            default 512 and "", as in the paper.
         scale_losses: whether each scale has a loss of its own; default True.
         scale_discriminator: an additional loss "loss_scale_discriminator", not the paper's: a
             classifier tells from the features in front of the head's classifier whether they are
@@ -92,6 +93,7 @@ class ScaleAttentionSegmentor(SlidingWindowSegmentor):
         test_scales: Sequence[float] = (),
         merging: str = "attention",
         attention_channels: int = 512,
+        attention_norm: str = "",
         scale_losses: bool = True,
         scale_discriminator: bool = False,
         **segmentor: Any,
@@ -114,7 +116,9 @@ class ScaleAttentionSegmentor(SlidingWindowSegmentor):
         channels = self.sem_seg_head.predictor.in_channels
         self.attention = self.discriminator = None
         if merging == "attention":
-            self.attention = ScaleAttention(channels, len(self.scales), attention_channels)
+            self.attention = ScaleAttention(
+                channels, len(self.scales), attention_channels, attention_norm
+            )
         if scale_discriminator:
             self.discriminator = nn.Conv2d(channels, len(self.scales) + 1, 1)
 
@@ -127,6 +131,7 @@ class ScaleAttentionSegmentor(SlidingWindowSegmentor):
             "test_scales": node.TEST_SCALES,
             "merging": node.MERGING,
             "attention_channels": node.CHANNELS,
+            "attention_norm": node.NORM,
             "scale_losses": node.SCALE_LOSSES,
             "scale_discriminator": node.SCALE_DISCRIMINATOR,
         }

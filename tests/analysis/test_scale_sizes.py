@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from axial_d2.analysis.scale_sizes import object_weights, rank_correlation
+from axial_d2.analysis.scale_sizes import ObjectWeights, object_weights, rank_correlation
 from panopticapi.utils import id2rgb
 from PIL import Image
 
@@ -44,6 +44,13 @@ def test_things_of_a_picture_with_their_mean_weights(tmp_path: Path) -> None:
     found = object_weights(Known(), [record], "RGB")
     assert found.lengths.tolist() == [2.0]
     np.testing.assert_allclose(found.weights, [[0.25, 0.75]], atol=1e-6)
+
+
+def test_correlations_by_scale_and_of_the_mean_scale() -> None:
+    lengths, small = np.array([3.0, 1.0, 2.0]), np.array([0.9, 0.1, 0.3])
+    found = ObjectWeights((1.0, 0.5), lengths, np.stack([1 - small, small], axis=1))
+    assert found.correlations() == {1.0: pytest.approx(-1), 0.5: pytest.approx(1)}
+    assert found.mean_scale_correlation() == pytest.approx(-1)
 
 
 def test_rank_correlation() -> None:

@@ -64,10 +64,11 @@ def test_document_tables_and_pictures(trained: Path) -> None:
     assert "2 iterations of 8 crops" in document
     assert "beat average" in document or "beats average" in document
     assert "| scale 0.5" in document
+    assert Image.open(trained / "scale_weights_by_size.png").width > 400
     assert "with α = β = 0 at test" in document
     for picture in ("dual_attention", "scale_attention_sizes"):
-        assert f"({picture}.png)" in document
-        assert Image.open(trained / f"{picture}.png").width > 400
+        assert f"({picture}.jpg)" in document
+        assert Image.open(trained / f"{picture}.jpg").width > 400
 
 
 def test_what_is_trained_is_not_trained_again(
