@@ -167,8 +167,8 @@ def _sizes_section(sizes: Mapping[int, ObjectWeights]) -> str:
 On the images of the second table, whose things differ in length by up to six times: the rank
 correlation (Spearman) between a thing's length, the square root of its visible area, and the mean
 weight of a scale on its pixels. The paper's claim is that large things are left to small scales: a
-positive number for scale {min(scales):g}, a negative one for scale {max(scales):g}, and for the mean of
-the scales by their weights.
+positive number for scale {min(scales):g}, a negative one for scale {max(scales):g} and for the mean
+of the scales by their weights.
 
 {body}
 
@@ -186,8 +186,8 @@ def _sizes_verdict(sizes: Mapping[int, ObjectWeights]) -> str:
     verb = "follow" if all(follows) else "do not follow on every seed"
     return (
         f"The weights **{verb}** the sizes: in {sum(follows)} of {len(follows)} trainings scale "
-        f"{min(next(iter(sizes.values())).scales):g} counts more on larger things and the mean scale "
-        "is smaller there."
+        f"{min(next(iter(sizes.values())).scales):g} counts more on larger things and the mean "
+        "scale is smaller there."
     )
 
 

@@ -48,7 +48,7 @@ HEAD_NODES = {
     "AxialDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
     "PanopticDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
     "SemanticSegmentor": ("SEM_SEG_HEAD",),
-    "ScaleAttentionSegmentor": ("SEM_SEG_HEAD",),
+    "ScaleAttentionSegmentor": ("SEM_SEG_HEAD", "SCALE_ATTENTION"),
     "SlidingWindowSegmentor": ("SEM_SEG_HEAD",),
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from axial_d2.heads import DualAttentionHead, LinearSemSegHead
+from axial_d2.layers import ScaleAttention
 from axial_d2.meta_arch import ScaleAttentionSegmentor
 from axial_d2.meta_arch.scale_attention import MERGING_CHOICES, scores_and_features
 from detectron2.config import get_cfg
@@ -54,6 +55,15 @@ def test_equal_weights_are_the_average(size: tuple[int, int]) -> None:
     torch.testing.assert_close(attention(inputs)[0]["sem_seg"], expected)
     with_opinion(attention)
     assert not torch.allclose(attention(inputs)[0]["sem_seg"], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["", "BN"])
+def test_the_attention_net_starts_undecided_at_any_features(norm: str) -> None:
+    net = ScaleAttention(6, 3, channels=5, norm=norm)
+    features = [torch.randn(2, 6, 4, 7) * 100 for _ in range(3)]
+    torch.testing.assert_close(net(features), torch.full((2, 3, 4, 7), 1 / 3))
+    assert (net.hidden.norm is None) == (norm == "")
+    assert (net.hidden.bias is None) == (norm == "BN")
 
 
 @pytest.mark.parametrize("size", SIZES)
