@@ -9,11 +9,11 @@ STARTERS := python3 python3.12 python3.11 python3.10 python
 ONE_THREAD := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1}
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow lint clean
+.PHONY: help env demo test test-slow bench bench-gpu lint clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
-	@echo '  ARGS="..." goes on to demo, test and test-slow; PYTHON=/path/to/python3.11 to env.'
+	@echo '  ARGS="..." goes on to demo, test, test-slow, bench and bench-gpu; PYTHON=/path/to/python3.11 to env.'
 
 env: ## make or complete .venv: Detectron2 0.6, PyTorch, axial_d2 (5 GB, once)
 	@for p in "$(PYTHON)" $(STARTERS); do \
@@ -32,6 +32,12 @@ test: env ## the test suite
 
 test-slow: env ## the tests that train for minutes
 	$(ONE_THREAD) $(PY) -m pytest -m slow $(ARGS)
+
+bench: env ## time and memory on the CPU beside our peers, into benchmarks/README.md (10 minutes)
+	$(PY) benchmarks/run.py $(ARGS)
+
+bench-gpu: env ## the same on a GPU
+	$(PY) benchmarks/run.py --device cuda $(ARGS)
 
 lint: env ## ruff (style and format) and mypy (types)
 	$(PY) -m ruff check .

@@ -67,9 +67,12 @@ def _attention_resnet_node() -> CfgNode:
     node.NORM_EPS = 1e-5
     # Weight of a new batch in the running statistics: above 0, at most 1.
     node.NORM_MOMENTUM = 0.1
-    # auto, reference, blocked or triton (fused CUDA kernels of axial stages, which auto takes
-    # where it can; local stages have none and refuse it).
+    # auto, reference, blocked, triton (fused CUDA kernels of axial and local stages) or cpp (C++
+    # kernels for CPUs, of axial stages; local ones refuse it). auto takes kernels where it can.
     node.ATTENTION_IMPL = "auto"
+    # Some of res2, res3, res4, res5: in training they keep the inputs of their blocks alone and
+    # compute the rest again in the backward; less memory for about one more forward of them.
+    node.CHECKPOINT_STAGES = []
     return node
 
 
@@ -109,8 +112,10 @@ def _conv_axial_resnet_node() -> CfgNode:
     node.NORM_EPS = 0.001
     # Weight of a new batch in the running statistics: above 0, at most 1.
     node.NORM_MOMENTUM = 0.01
-    # auto, reference, blocked or triton, as in AXIAL_RESNET.
+    # auto, reference, blocked, triton or cpp, as in AXIAL_RESNET.
     node.ATTENTION_IMPL = "auto"
+    # Some of res2 ... res5, as in AXIAL_RESNET.
+    node.CHECKPOINT_STAGES = []
     return node
 
 

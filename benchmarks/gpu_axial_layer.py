@@ -441,8 +441,9 @@ def candidate_blocks(shape: Shape, arithmetic: str) -> Iterator[Any]:
 
 def seconds_with(blocks: Any, inputs: Any, device: str) -> tuple[float, float]:
     """Of a forward and a backward with these block shapes, without autograd around them."""
-    from axial_d2.ops.axial_attention.triton_gradients import Saved, backward
+    from axial_d2.ops.axial_attention.triton_gradients import backward
     from axial_d2.ops.axial_attention.triton_launch import forward
+    from axial_d2.ops.fused_operators import Saved
 
     saved = Saved(*forward(inputs, blocks))
     assert saved.content is not None

@@ -17,6 +17,7 @@ Run = Callable[[], Any]
 # Files of cases, in the order in which they run; those that do not exist are left out.
 TOPICS = (
     "backbone",
+    "checkpointing",
     "panoptic",
     "postprocessing",
     "attention",

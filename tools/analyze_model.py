@@ -20,22 +20,8 @@ import axial_d2
 import detectron2
 import torch
 from axial_d2.analysis import COUNT_BORDER_CHOICES, ModelCost, analyze, cost_table
+from axial_d2.engine.arguments import parse_input_size
 from axial_d2.engine.setup import load_config
-
-
-def parse_input_size(text: str) -> tuple[int, int]:
-    """ "1025x2049" → (1025, 2049), height first.
-
-    Raises:
-        argparse.ArgumentTypeError: anything but two positive numbers.
-    """
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no size; give height and width in pixels, such as 1025x2049"
-        )
-    height, width = map(int, sides)
-    return height, width
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -56,6 +56,8 @@ gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none seen
 print(f"Detectron2 {detectron2.__version__}, PyTorch {torch.__version__}, torchvision "
       f"{torchvision.__version__}, NumPy {numpy.__version__}, OpenCV {cv2.__version__}")
 print(f"GPU: {gpu}")
+from axial_d2.ops import cpp_library
+print(f"CPU kernels: {cpp_library.obstacle() or 'built'}")
 """
 
 # What pip says, what it means, what to do. The first match counts.
@@ -143,7 +145,14 @@ def choose_python() -> tuple:
 def stamp_key(version: str) -> str:
     """Digest of everything that the environment is made from."""
     digest = hashlib.sha256(f"{ROOT}\n{version}\n".encode())
-    sources = [*REQUIREMENTS.values(), os.path.join(ROOT, "setup.py"), *SCRIPTS]
+    kernels = glob.glob(os.path.join(ROOT, "axial_d2", "csrc", "*.[ch]*"))
+    sources = [
+        *REQUIREMENTS.values(),
+        os.path.join(ROOT, "setup.py"),
+        os.path.join(ROOT, "axial_d2", "ops", "cpp_library.py"),
+        *SCRIPTS,
+        *sorted(kernels),
+    ]
     for path in sources:
         with open(path, "rb") as file:
             digest.update(file.read())
@@ -246,11 +255,11 @@ class Installation:
         self.pip("-r", REQUIREMENTS["runtime"], "-r", REQUIREMENTS["dev"])
         self.say("Detectron2 0.6")
         self.install_detectron2()
-        self.say("axial_d2 (editable)")
+        self.say("axial_d2 (editable), with its C++ kernels where there is a compiler")
         self.pip("--no-deps", "-e", ROOT)
         self.say("check that everything imports")
         output = self.call([VENV_PYTHON, "-I", "-c", VERIFY])
-        print("".join(f"      {line}\n" for line in output.splitlines()[-2:]), end="")
+        print("".join(f"      {line}\n" for line in output.splitlines()[-3:]), end="")
 
     def install_detectron2(self) -> None:
         """Builds the source distribution with compilers that do nothing: it has no C++ sources."""

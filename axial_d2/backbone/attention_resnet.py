@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from axial_d2.backbone.blocks import STRIDING_CHOICES
+from axial_d2.backbone.checkpointing import checkpoint_stages as make_checkpointed
 from axial_d2.backbone.stages import (
     OUTPUT_CHANNELS,
     STAGE_NAMES,
@@ -21,6 +23,7 @@ from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, check_span
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import ResNet
+from torch import Tensor
 
 # Of the input, without an output stride.
 STAGE_STRIDES = (4, 8, 16, 32)
@@ -57,6 +60,9 @@ class AttentionResNet(ResNet):
             and 0.01. See :func:`.set_norm_constants`.
         freeze_at: number of stages to freeze, the stem being the first.
         attention_impl: "auto" or one of the op's implementations.
+        checkpoint_stages: some of res2 … res5, default none: in training these keep the inputs of
+            their blocks alone and compute the rest again in the backward; see
+            :class:`.CheckpointedStage`.
         in_channels: of the image.
 
     Raises:
@@ -89,6 +95,7 @@ class AttentionResNet(ResNet):
         norm_momentum: float = 0.1,
         freeze_at: int = 0,
         attention_impl: str = "auto",
+        checkpoint_stages: Sequence[str] = (),
         in_channels: int = 3,
     ):
         self._check("DEPTH", depth, tuple(BLOCKS_PER_STAGE))
@@ -102,6 +109,7 @@ class AttentionResNet(ResNet):
             self._check("STAGE_TYPES", stage_type, tuple(STAGE_TYPES))
         self._check_positions(positions, (*stage_types, stem))
         self._check_features(out_features, freeze_at)
+        self._check_checkpoint_stages(checkpoint_stages)
         self._check_positive(
             WIDTH_MULTIPLIER=width_multiplier,
             STEM_WIDTH_MULTIPLIER=stem_width_multiplier,
@@ -158,6 +166,13 @@ class AttentionResNet(ResNet):
             channels = out_channels
         super().__init__(stem_module, stages, out_features=list(out_features), freeze_at=freeze_at)
         set_norm_constants(self, norm_eps, norm_momentum)
+        make_checkpointed(self, checkpoint_stages)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        if x.dim() == 4:  # else an error of Detectron2's
+            # Channels last in memory: then lines of pixels are views, and nothing is transposed.
+            x = x.contiguous(memory_format=torch.channels_last)
+        return super().forward(x)
 
     @classmethod
     def node_of(cls, cfg: CfgNode) -> CfgNode:
@@ -192,6 +207,7 @@ class AttentionResNet(ResNet):
             "norm_momentum": node.NORM_MOMENTUM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "attention_impl": node.ATTENTION_IMPL,
+            "checkpoint_stages": node.CHECKPOINT_STAGES,
             "in_channels": input_shape.channels,
         }
 
@@ -234,6 +250,14 @@ class AttentionResNet(ResNet):
             raise ValueError(
                 f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; it must be between 0 (nothing) and "
                 f"{len(features)} (the stem and all four stages)."
+            )
+
+    def _check_checkpoint_stages(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in STAGE_NAMES]
+        if isinstance(names, str) or unknown:
+            raise ValueError(
+                f"{self.config_node}.CHECKPOINT_STAGES is {names!r}; it must be a list of some of "
+                f"{STAGE_NAMES}, or empty to keep everything for the backward."
             )
 
     def _check_positive(self, **values: float | None) -> None:

@@ -16,6 +16,7 @@ from axial_d2.layers import (
     build_norm,
 )
 from axial_d2.layers.folding import FoldingConv2d
+from axial_d2.layers.striding import subsample
 from detectron2.layers import CNNBlockBase, Conv2d
 from torch import Tensor
 from torchvision.ops import StochasticDepth
@@ -77,20 +78,20 @@ class AttentionBlock(CNNBlockBase):
         out = F.relu_(self.conv1(x))
         out = F.relu_(self.attend(out))
         out = self.drop_path(self.conv3(out))
-        return F.relu_(out + self._identity(x))
+        return F.relu_(out.add_(self._identity(x)))
 
     def reduce(self, x: Tensor) -> Tensor:
         """Strides both axes at once."""
         if self.stride == 1:
             return x
         if self.striding == "subsample":
-            return x[:, :, :: self.stride, :: self.stride]
+            return subsample(x, self.stride, self.stride)
         return F.avg_pool2d(x, self.stride, ceil_mode=True, count_include_pad=False)
 
     def _identity(self, x: Tensor) -> Tensor:
         if self.shortcut is not None:
             return self.shortcut(x)
-        return x[:, :, :: self.stride, :: self.stride]
+        return subsample(x, self.stride, self.stride)
 
 
 class AxialBlock(AttentionBlock):
@@ -152,8 +153,8 @@ class AxialBlock(AttentionBlock):
 
     def attend(self, x: Tensor) -> Tensor:
         if self.striding == "subsample":
-            x = self.height_axis(x)[:, :, :: self.stride]
-            return self.width_axis(x)[:, :, :, :: self.stride]
+            x = subsample(self.height_axis(x), rows=self.stride)
+            return subsample(self.width_axis(x), columns=self.stride)
         return self.reduce(self.width_axis(self.height_axis(x)))
 
 

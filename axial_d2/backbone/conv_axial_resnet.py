@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from axial_d2.backbone.attention_resnet import STAGE_STRIDES, AttentionResNet
+from axial_d2.backbone.checkpointing import checkpoint_stages as make_checkpointed
 from axial_d2.backbone.stages import OUTPUT_CHANNELS, STAGE_NAMES, StageOptions, scale_channels
 from axial_d2.layers import ALL_TERMS
 from axial_d2.layers.norm import check_norm
@@ -91,6 +92,7 @@ class ConvAxialResNet(AttentionResNet):
             :func:`.set_norm_constants`.
         freeze_at: number of stages to freeze, the stem being the first; default 0.
         attention_impl: "auto" (default) or one of the op's implementations.
+        checkpoint_stages: some of res2 … res5, default none; see :class:`.CheckpointedStage`.
         in_channels: of the image, default 3.
 
     Raises:
@@ -120,11 +122,13 @@ class ConvAxialResNet(AttentionResNet):
         norm_momentum: float = 0.01,
         freeze_at: int = 0,
         attention_impl: str = "auto",
+        checkpoint_stages: Sequence[str] = (),
         in_channels: int = 3,
     ):
         self._check("OUTPUT_STRIDE", output_stride, (8, 16, 32))
         self._check("ATTENTION_IMPL", attention_impl, IMPLEMENTATION_CHOICES)
         self._check_features(out_features, freeze_at)
+        self._check_checkpoint_stages(checkpoint_stages)
         self._check_positive(
             LAYER_MULTIPLIER=layer_multiplier,
             WIDTH_MULTIPLIER=width_multiplier,
@@ -168,6 +172,7 @@ class ConvAxialResNet(AttentionResNet):
         # AttentionResNet's own constructor makes stages of one kind of block each.
         ResNet.__init__(self, stem, stages, out_features=list(out_features), freeze_at=freeze_at)
         set_norm_constants(self, norm_eps, norm_momentum)
+        make_checkpointed(self, checkpoint_stages)
 
     def build_stem(self, in_channels: int, out_channels: int, norm: str) -> CNNBlockBase:
         """What comes before res2, of stride 2."""
@@ -199,6 +204,7 @@ class ConvAxialResNet(AttentionResNet):
             "norm_momentum": node.NORM_MOMENTUM,
             "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
             "attention_impl": node.ATTENTION_IMPL,
+            "checkpoint_stages": node.CHECKPOINT_STAGES,
             "in_channels": input_shape.channels,
         }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from axial_d2.layers import build_norm
+from axial_d2.layers.striding import subsample
 from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone import resnet
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class ConvBlock(CNNBlockBase):
     def _identity(self, x: Tensor) -> Tensor:
         if self.shortcut is not None:
             return self.shortcut(x)
-        return x[:, :, :: self.stride, :: self.stride]
+        return subsample(x, self.stride, self.stride)
 
 
 class BasicBlock(ConvBlock, resnet.BasicBlock):

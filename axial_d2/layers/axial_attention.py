@@ -95,7 +95,7 @@ class AxialAttention(PositionSensitiveAttention):
             self.implementation,
             self.terms.query_key,
         )
-        return self.combine(*retrieved, lambda lines: self._image(lines, x))
+        return self.combine(*retrieved, self._image)
 
     def _logit_scale(self, query: Tensor, key: Tensor) -> Tensor:
         moments = None
@@ -112,20 +112,22 @@ class AxialAttention(PositionSensitiveAttention):
         return self.logit_scale(moments)
 
     def _lines(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """[B, C, H, W] → query, key, value as [lines, N, L, channels a head]."""
-        dims = (0, 3, 2, 1) if self.axis == "height" else (0, 2, 3, 1)
-        lines = qkv.permute(dims).flatten(0, 1)  # [lines, L, C]
-        parts = lines.split([size for size in self.projected_channels if size], dim=2)
-        heads = [part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts]
-        return self.stand_in([head.contiguous() for head in heads])
+        """[B, C, H, W] → query, key, value as views [B, lines, N, L, channels a head]."""
+        # Divided as an image: so the gradient, put together again, is one with channels last.
+        parts = qkv.split([size for size in self.projected_channels if size], dim=1)
+        lines = [part.permute(self._to_lines) for part in parts]  # [B, lines, L, C]
+        heads = [line.unflatten(3, (self.num_heads, -1)).transpose(2, 3) for line in lines]
+        return self.stand_in(heads)
 
-    def _image(self, retrieved: Tensor, x: Tensor) -> Tensor:
-        """[lines, N, L, V] → [B, N·V, H, W]."""
-        batch, _, height, width = x.shape
-        lines = retrieved.transpose(1, 2).flatten(2)  # [lines, L, N·V]
-        if self.axis == "height":
-            return lines.unflatten(0, (batch, width)).permute(0, 3, 2, 1)
-        return lines.unflatten(0, (batch, height)).permute(0, 3, 1, 2)
+    def _image(self, retrieved: Tensor) -> Tensor:
+        """[B, lines, N, L, V] → [B, N·V, H, W]."""
+        # The permutation is its own inverse for the height axis, not for the width axis.
+        to_image = (0, 3, 2, 1) if self.axis == "height" else (0, 3, 1, 2)
+        return retrieved.transpose(2, 3).flatten(3).permute(to_image)
+
+    @property
+    def _to_lines(self) -> tuple[int, ...]:
+        return (0, 3, 2, 1) if self.axis == "height" else (0, 2, 3, 1)
 
     def extra_repr(self) -> str:
         span = self.span or "global"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from axial_d2.layers.norm import running_affine, uses_batch_statistics
+from axial_d2.layers.recompute import forgetting
 from detectron2.layers import Conv2d
 from torch import Tensor
 
@@ -15,7 +16,12 @@ class FoldingConv2d(Conv2d):
     shift becomes the bias, anew at every call: nothing is stored, ``state_dict`` and gradients
     are those of the convolution and the norm, and ``train()`` takes it back. The norm must be a
     batch norm.
+
+    With ``recomputes`` training does not keep the convolution's output for the norm's backward,
+    but convolves again; for convolutions without bias and activation.
     """
+
+    recomputes = False
 
     def forward(
         self, x: Tensor, gain: Tensor | None = None, offset: Tensor | None = None
@@ -29,7 +35,7 @@ class FoldingConv2d(Conv2d):
         if self.norm is None or uses_batch_statistics(self.norm):
             assert gain is None
             assert offset is None
-            return super().forward(x)
+            return self._by_the_batch(x) if self.recomputes else super().forward(x)
         scale, shift = running_affine(self.norm)
         if gain is not None:
             scale, shift = scale * gain, shift * gain
@@ -39,3 +45,11 @@ class FoldingConv2d(Conv2d):
         weight = self.weight * scale[:, None, None, None]
         x = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         return x if self.activation is None else self.activation(x)
+
+    def _by_the_batch(self, x: Tensor) -> Tensor:
+        assert self.bias is None
+        assert self.activation is None
+        return forgetting(self._convolve, (x, self.weight), self.norm)
+
+    def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)

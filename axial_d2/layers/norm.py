@@ -110,7 +110,7 @@ def _update_statistics(norm: Any, moments: LogitMoments) -> Tensor:
     if moments.count == 0:  # an empty batch says nothing; torch's norms ignore it too
         return norm.running_var
     with torch.no_grad():
-        norm.num_batches_tracked += 1
+        norm.num_batches_tracked.add_(1)  # in place, which torch.compile can follow
         momentum = norm.momentum
         if momentum is None:
             momentum = 1.0 / float(norm.num_batches_tracked)

@@ -66,6 +66,8 @@ class PositionSensitiveAttention(nn.Module):
         self.qkv = FoldingConv2d(
             in_channels, projected, kernel_size=1, bias=False, norm=build_norm(norm, projected)
         )
+        # Twice as many channels as the input has, and cheap: not worth keeping twice.
+        self.qkv.recomputes = True
         self.logit_norm = build_norm(norm, sum(terms.logits) * num_heads)
         self.retrieved_norm = build_norm(norm, sum(terms.retrieved) * value_channels)
 
@@ -128,12 +130,13 @@ class PositionSensitiveAttention(nn.Module):
             content, position: [B, N, …, V] as the op returns them; None for an absent one.
             to_image: from such a tensor to [B, N·V, H, W].
         """
+        images = [None if part is None else to_image(part) for part in (content, position)]
         if self.folds:
-            return to_image(self._folded_sum(content, position))
-        images = [to_image(part) for part in (content, position) if part is not None]
-        if len(images) == 1:
-            return normalise(self.retrieved_norm, images[0])
-        normalised = self.retrieved_norm(torch.cat(images, dim=1))
+            return self._folded_sum(*images)
+        present = [image for image in images if image is not None]
+        if len(present) == 1:
+            return normalise(self.retrieved_norm, present[0])
+        normalised = self.retrieved_norm(torch.cat(present, dim=1))
         content_image, position_image = normalised.chunk(2, dim=1)
         return content_image + position_image
 
@@ -149,16 +152,18 @@ class PositionSensitiveAttention(nn.Module):
         return F.pad(scale[0], (others, 0), value=1.0), F.pad(shift.sum(0), (others, 0))
 
     def _folded_sum(self, content: Tensor | None, position: Tensor | None) -> Tensor:
-        """Content, whose norm the projection has, and position times its norm's scale."""
+        """Content, whose norm the projection has, and position times its norm's scale.
+
+        Args:
+            content, position: [B, N·V, H, W].
+        """
         if position is None:
             assert content is not None
             return content
         scale, shift = self._retrieved_affine()
-        shape = (self.num_heads, *(1,) * (position.dim() - 3), -1)
-        position = position * scale[-1].view(shape).to(position.dtype)
-        if content is None:
-            return position + shift[-1].view(shape).to(position.dtype)
-        return content + position
+        factor = scale[-1].to(position.dtype)[:, None, None]
+        base = shift[-1].to(position.dtype)[:, None, None] if content is None else content
+        return torch.addcmul(base, position, factor)
 
     def _retrieved_affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift of the retrieved terms that exist, [terms, N·V] each."""

@@ -8,6 +8,8 @@ from axial_d2.backbone.stages import STAGE_TYPES
 from detectron2.modeling import build_backbone
 from tiny_backbones import tiny_backbone, tiny_config
 
+# What is wrong in the bad values that are lists.
+NO_NAMES = ("mamba", "res1", "p2", "res6")
 # Key, bad value, and what the message must say beside key and value.
 BAD_VALUES = [
     ("DEPTH", 101, ["26", "50"]),
@@ -23,6 +25,8 @@ BAD_VALUES = [
     ("OUT_FEATURES", ["res1"], ["stem", "res2", "res3", "res4", "res5"]),
     ("OUT_FEATURES", ["p2", "res5"], ["stem", "res2", "res3", "res4", "res5"]),
     ("OUT_FEATURES", [], ["stem", "res2", "res3", "res4", "res5"]),
+    ("CHECKPOINT_STAGES", ["res2", "res6"], ["res2", "res3", "res4", "res5", "empty"]),
+    ("CHECKPOINT_STAGES", ["stem"], ["res2", "res3", "res4", "res5", "empty"]),
     ("SPAN", 64, ["even", "odd", "0"]),
     ("SPAN", -65, ["negative", "odd", "0"]),
     ("MAX_SPAN", 0, ["greater than 0"]),
@@ -41,7 +45,11 @@ BAD_VALUES = [
 def test_message_names_key_value_and_choices(key: str, value: object, says: list[str]) -> None:
     with pytest.raises(ValueError, match=f"MODEL.AXIAL_RESNET.{key}") as error:
         build_backbone(tiny_config(**{key: value}))
-    bad = next((v for v in value if v in ("mamba", "res1", "p2")), "") if _is_list(value) else value
+    bad = (
+        next((v for v in value if v in ("mamba", "res1", "p2", "res6")), "")
+        if _is_list(value)
+        else value
+    )
     for part in (str(bad), *says):
         assert part in str(error.value)
 

@@ -77,6 +77,7 @@ class TestDoors:
             "NORM_EPS": 1e-5,
             "NORM_MOMENTUM": 0.1,
             "ATTENTION_IMPL": "reference",
+            "CHECKPOINT_STAGES": ["res3"],
         }
         assert changes.keys() == backbone.node_of(tiny_config(backbone)).keys()
 

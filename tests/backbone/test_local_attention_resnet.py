@@ -205,6 +205,7 @@ class TestDoors:
             "NORM_EPS": 0.5,
             "NORM_MOMENTUM": 0.5,
             "ATTENTION_IMPL": "blocked",
+            "CHECKPOINT_STAGES": ["res3"],
         }
         keys = tiny_local_config().MODEL.LOCAL_ATTENTION_RESNET.keys()
         assert {*changes, "TERMS"} == keys

@@ -8,6 +8,7 @@ import pytest
 import torch
 from attention_layers import make_layer
 from axial_d2.layers import NORM_CHOICES, AxialAttention, build_norm
+from axial_implementations import ON_CPU
 
 NORM_STATE = ("weight", "bias", "running_mean", "running_var")
 
@@ -47,7 +48,7 @@ def test_initial_logit_terms_have_unit_variance() -> None:
     assert abs(projected.std().item() - 1) < 0.05
 
 
-@pytest.mark.parametrize("implementation", ["reference", "blocked"])
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_every_parameter_receives_a_gradient(training: bool, implementation: str) -> None:
     """DistributedDataParallel waits for each of them."""

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pytest
 import torch
 from attention_layers import make_layer
+from axial_implementations import ON_CPU
 from naive_layer import State, copy_state, naive_axial_attention
 from torch import Tensor
 
-IMPLEMENTATIONS = ("reference", "blocked")
 OTHER_SIDE = 3
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
@@ -70,7 +70,7 @@ def check(axis: str, length: int, span: int, training: bool, implementation: str
             close(got, case.state_after[name], msg=lambda text, name=name: f"{name}: {text}")
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("span", [1, 3, 65, 0])
 @pytest.mark.parametrize("length", [1, 2, 7, 65, 130])
@@ -79,7 +79,7 @@ def test_equals_naive_layer(length: int, span: int, training: bool, implementati
     check("width", length, span, training, implementation)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize(("length", "span"), [(1, 0), (7, 3), (65, 0)])
 def test_height_axis_equals_naive_layer(

@@ -15,8 +15,9 @@ import sys
 import torch
 import triton
 from axial_d2.ops.axial_attention import triton_launch
-from axial_d2.ops.axial_attention.triton_gradients import Saved, backward
+from axial_d2.ops.axial_attention.triton_gradients import backward
 from axial_d2.ops.axial_attention.triton_launch import Inputs, forward
+from axial_d2.ops.fused_operators import Saved
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 

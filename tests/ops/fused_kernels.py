@@ -25,7 +25,7 @@ from axial_d2.ops.axial_attention import (
     triton_operators,
 )
 from axial_d2.ops.axial_attention.triton_blocks import Blocks, default_blocks
-from axial_d2.ops.axial_attention.triton_support import INTERPRETED
+from axial_d2.ops.triton_support import INTERPRETED
 from naive_attention import random_inputs
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks

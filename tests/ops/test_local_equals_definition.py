@@ -229,5 +229,5 @@ def test_second_derivatives_are_refused() -> None:
     leaves = random_inputs(3, 3, 3).leaves()
     content, _ = local_attention(*leaves, span=3, implementation="blocked")
     (gradient,) = torch.autograd.grad(content.square().sum(), leaves.query, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from axial_d2.ops import logit_moments
 from axial_d2.ops.axial_attention import blocks
+from axial_implementations import ON_CPU
 from naive_attention import (
     Inputs,
     moments_by_query,
@@ -17,7 +18,6 @@ from naive_attention import (
 )
 from torch import Tensor
 
-IMPLEMENTATIONS = ("reference", "blocked")
 USED = ("query", "key", "query_table", "key_table")
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
@@ -59,7 +59,7 @@ def check(case: Case, span: int, implementation: str) -> None:
         close(got, want, msg=lambda text, name=name: f"gradient of {name}: {text}")
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize("max_span", [3, 140])
 @pytest.mark.parametrize("span", [1, 3, 65, 0])
 @pytest.mark.parametrize("length", [1, 2, 7, 65, 130])
@@ -69,7 +69,7 @@ def test_equals_mean_and_variance(
     check(expected(length, span, 2, 2, max_span), span, implementation)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize(
     ("length", "rows", "key_channels"), [(3, 2, 9), (3, 12, 9), (9, 2, 9), (1, 3, 4)]
 )
@@ -90,7 +90,7 @@ def test_block_size_changes_nothing(
     check(expected(7, span, 5, 2, 255), span, "blocked")
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize("span", [5, 0])
 @pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
 def test_float32_variance_when_the_mean_dominates(
@@ -110,7 +110,7 @@ def test_float32_variance_when_the_mean_dominates(
     assert error.max() < 1e-4, f"relative errors of q·k, q·r, k·r: {error.tolist()}"
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 def test_variance_is_never_negative(implementation: str) -> None:
     """Constant features have none, and rounding must not turn that into a NaN."""
     inputs = random_inputs(33, dtype=torch.float32)

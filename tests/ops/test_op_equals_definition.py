@@ -9,6 +9,7 @@ import pytest
 import torch
 from axial_d2.ops import axial_attention
 from axial_d2.ops.axial_attention import blocks
+from axial_implementations import ON_CPU
 from naive_attention import (
     FLOAT64,
     Inputs,
@@ -19,7 +20,6 @@ from naive_attention import (
 from torch import Tensor
 from torch.utils import deterministic
 
-IMPLEMENTATIONS = ("reference", "blocked")
 LENGTHS = (1, 2, 7, 65, 130)
 SPANS = (1, 3, 65, 0)
 # Rows to one side: a table shorter than most axes, one just long enough, one to spare.
@@ -68,7 +68,7 @@ def check(case: Case, span: int, implementation: str) -> None:
         close(got, want, msg=lambda text, name=name: f"gradient of {name}: {text}")
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize("span", SPANS)
 @pytest.mark.parametrize("length", LENGTHS)
@@ -76,7 +76,7 @@ def test_equals_triple_loop(length: int, span: int, table: str, implementation: 
     check(expected(length, span, table, scaled=True), span, implementation)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 @pytest.mark.parametrize("span", [3, 0])
 @pytest.mark.parametrize("length", [1, 7, 65])
 def test_without_scales_all_terms_count_once(length: int, span: int, implementation: str) -> None:
@@ -117,7 +117,7 @@ def test_reads_no_memory_it_has_not_written(span: int) -> None:
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 def test_gradients_by_finite_differences(implementation: str) -> None:
     leaves = leaves_of(random_inputs(4, max_span=3), torch.randn(3, 2, dtype=FLOAT64))
     assert torch.autograd.gradcheck(
@@ -129,7 +129,7 @@ def test_gradients_by_finite_differences(implementation: str) -> None:
 def test_one_output_alone_may_be_used(used: int) -> None:
     case = expected(7, 0, "short", scaled=True)
     gradients = []
-    for implementation in IMPLEMENTATIONS:
+    for implementation in ON_CPU:
         leaves = leaves_of(case.inputs, case.scale)
         output = axial_attention(*leaves, implementation=implementation)[used]
         gradients.append(
@@ -137,22 +137,26 @@ def test_one_output_alone_may_be_used(used: int) -> None:
                 output.sum(), leaves, materialize_grads=True
             )  # the sum's gradient is expanded, not contiguous
         )
-    for name, got, want in zip(NAMES, *gradients[::-1], strict=True):
-        close(got, want, msg=lambda text, name=name: f"gradient of {name}: {text}")
+    reference, *others = gradients
+    for implementation, other in zip(ON_CPU[1:], others, strict=True):
+        for name, got, want in zip(NAMES, other, reference, strict=True):
+            message = f"{implementation}, gradient of {name}: "
+            close(got, want, msg=lambda text, message=message: message + text)
 
 
+@pytest.mark.parametrize("implementation", ON_CPU[1:])
 @pytest.mark.parametrize("trainable", range(7), ids=NAMES)
-def test_one_input_alone_may_be_trained(trainable: int) -> None:
+def test_one_input_alone_may_be_trained(trainable: int, implementation: str) -> None:
     case = expected(7, 3, "short", scaled=True)
     assert case.scale is not None
     tensors = [*case.inputs, case.scale]
     tensors[trainable] = leaf = tensors[trainable].clone().requires_grad_()
-    outputs = axial_attention(*tensors, span=3, implementation="blocked")
+    outputs = axial_attention(*tensors, span=3, implementation=implementation)
     (gradient,) = torch.autograd.grad(outputs, [leaf], case.cotangents)
     close(gradient, case.gradients[trainable])
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 def test_memory_layout_of_the_inputs_does_not_matter(implementation: str) -> None:
     """As the layer passes them: channels cut from one projection, positions innermost."""
     case = expected(7, 3, "short", scaled=True)
@@ -165,10 +169,11 @@ def test_memory_layout_of_the_inputs_does_not_matter(implementation: str) -> Non
     check(case._replace(inputs=Inputs(*strided)), 3, implementation)
 
 
-def test_one_row_and_one_head() -> None:
+@pytest.mark.parametrize("implementation", ON_CPU)
+def test_one_row_and_one_head(implementation: str) -> None:
     """B·N = 1 lets views through that larger batches copy."""
     inputs = random_inputs(5, rows=1, heads=1)
     inputs = Inputs(*(tensor.transpose(-2, -1).contiguous().mT for tensor in inputs))
-    outputs = axial_attention(*inputs, implementation="blocked")
+    outputs = axial_attention(*inputs, implementation=implementation)
     for got, want in zip(outputs, attention_by_triple_loop(inputs), strict=True):
         close(got, want)

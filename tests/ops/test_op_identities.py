@@ -8,17 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from axial_d2.ops import axial_attention, logit_moments
-from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES
+from axial_implementations import ON_CPU
 from naive_attention import FLOAT64, Inputs, random_inputs
 from torch import Tensor
 
 LENGTH = 9
 close = functools.partial(torch.testing.assert_close, rtol=1e-12, atol=1e-12)
 
-# The fused kernels know no float64; fused_kernels.py has their tests.
-pytestmark = pytest.mark.parametrize(
-    "implementation", [choice for choice in IMPLEMENTATION_CHOICES if choice != "triton"]
-)
+# fused_kernels.py has the tests of triton.
+pytestmark = pytest.mark.parametrize("implementation", ["auto", *ON_CPU])
 
 
 def test_zero_tables_leave_dot_product_attention(implementation: str) -> None:

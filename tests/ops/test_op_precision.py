@@ -6,10 +6,9 @@ import pytest
 import torch
 from axial_d2.ops import axial_attention, logit_moments
 from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES
+from axial_implementations import ON_CPU
 from naive_attention import Inputs, random_inputs
 from torch import Tensor
-
-IMPLEMENTATIONS = ("reference", "blocked")
 
 
 def outputs_and_gradients(
@@ -26,7 +25,7 @@ def relative_error(got: Tensor, want: Tensor) -> float:
 
 
 @pytest.mark.parametrize("span", [0, 15])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 def test_float32_is_within_1e_4_of_float64(implementation: str, span: int) -> None:
     inputs = random_inputs(65, rows=4, key_channels=8, value_channels=16)
     exact = outputs_and_gradients(inputs, "reference", span)
@@ -35,7 +34,7 @@ def test_float32_is_within_1e_4_of_float64(implementation: str, span: int) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 def test_half_precision_in_and_out_computes_in_float32(
     implementation: str, dtype: torch.dtype
 ) -> None:
@@ -48,7 +47,7 @@ def test_half_precision_in_and_out_computes_in_float32(
         assert relative_error(got, want) < torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 def test_autocast_does_not_lower_the_precision_inside(implementation: str) -> None:
     inputs = random_inputs(33, dtype=torch.float32)
     outside = axial_attention(*inputs, implementation=implementation)
@@ -60,7 +59,7 @@ def test_autocast_does_not_lower_the_precision_inside(implementation: str) -> No
     torch.testing.assert_close(moments_inside, moments, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", ON_CPU)
 def test_backward_inside_autocast(implementation: str) -> None:
     """Not recommended by torch, but its own operators bear it."""
     inputs = random_inputs(33, dtype=torch.float32)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from axial_d2.ops import axial_attention, logit_moments
+from axial_implementations import ON_CPU
 from naive_attention import (
     FLOAT64,
     Inputs,
@@ -19,7 +20,6 @@ from naive_attention import (
 )
 from torch import Tensor
 
-IMPLEMENTATIONS = ("reference", "blocked")
 Flags = tuple[bool, ...]
 # q·k, q·r and k·r, at least one of them; content and position, at least one of them.
 LOGITS: list[Flags] = [f for f in itertools.product([True, False], repeat=3) if any(f)]
@@ -39,7 +39,7 @@ logits_cases = pytest.mark.parametrize(
 retrieved_cases = pytest.mark.parametrize(
     "retrieved", RETRIEVED, ids=[names(flags, ("content", "position")) for flags in RETRIEVED]
 )
-implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+implementations = pytest.mark.parametrize("implementation", ON_CPU)
 
 
 class Case(NamedTuple):

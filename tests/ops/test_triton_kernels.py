@@ -1,4 +1,4 @@
-"""Runs ``fused_kernels.py`` in a process of its own: interpreted, and on a GPU if there is one."""
+"""Runs ``fused_*kernels.py``, each in a process of its own: interpreted, and on a GPU if any."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from axial_d2.ops.axial_attention.triton_support import FOUND
+from axial_d2.ops.triton_support import FOUND
 
-CASES = Path(__file__).with_name("fused_kernels.py")
+FOLDER = Path(__file__).parent
+cases = pytest.mark.parametrize("name", ["fused_kernels.py", "fused_local_kernels.py"])
 needs_triton = pytest.mark.skipif(not FOUND, reason="the package triton is not installed")
 
 
-def run_cases(**environment: str) -> None:
+def run_cases(name: str, **environment: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(CASES)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(FOLDER / name)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -27,12 +28,14 @@ def run_cases(**environment: str) -> None:
     assert " skipped" not in result.stdout
 
 
+@cases
 @needs_triton
-def test_interpreted_on_the_cpu() -> None:
-    run_cases(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
+def test_interpreted_on_the_cpu(name: str) -> None:
+    run_cases(name, TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
 
 
+@cases
 @needs_triton
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-def test_on_the_gpu() -> None:
-    run_cases(TRITON_INTERPRET="0")
+def test_on_the_gpu(name: str) -> None:
+    run_cases(name, TRITON_INTERPRET="0")

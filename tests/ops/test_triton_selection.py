@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from axial_d2.layers import AxialAttention
-from axial_d2.ops import axial_attention, logit_moments
-from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, _chosen, triton_support
+from axial_d2.layers import AxialAttention, LocalAttention, PositionSensitiveLocalAttention
+from axial_d2.ops import (
+    axial_attention,
+    local_attention,
+    local_logit_moments,
+    logit_moments,
+    triton_support,
+)
+from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES
+from axial_d2.ops.axial_attention import _chosen as chosen_for_an_axis
+from axial_d2.ops.local_attention import IMPLEMENTATION_CHOICES as LOCAL_CHOICES
+from axial_d2.ops.local_attention import _chosen as chosen_for_windows
 from naive_attention import random_inputs
+from naive_local_attention import random_inputs as random_images
+from torch import nn
 
 CUDA = torch.device("cuda", 0)
 
@@ -25,6 +37,11 @@ def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_support, "INTERPRETED", False)
     monkeypatch.setattr(triton_support, "_capability", lambda _: (9, 0))
     monkeypatch.setattr(torch.version, "hip", None)
+
+
+@pytest.fixture(params=[chosen_for_an_axis, chosen_for_windows])
+def chosen(request: pytest.FixtureRequest) -> Callable[[str, Sequence[Any]], str]:
+    return request.param
 
 
 def tensor(
@@ -44,8 +61,10 @@ def arguments(channels: tuple[int, int] = (8, 16), **options: Any) -> list[Any]:
 
 @pytest.mark.parametrize("channels", [(4, 8), (8, 16), (128, 128), (5, 3)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_auto_is_the_kernel_on_a_gpu(channels: tuple[int, int], dtype: torch.dtype) -> None:
-    assert _chosen("auto", arguments(channels, dtype=dtype)) == "triton"
+def test_auto_is_the_kernel_on_a_gpu(
+    chosen: Callable, channels: tuple[int, int], dtype: torch.dtype
+) -> None:
+    assert chosen("auto", arguments(channels, dtype=dtype)) == "triton"
 
 
 CPU = torch.device("cpu")
@@ -60,9 +79,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_auto_is_blocked_elsewhere(case: str) -> None:
+def test_auto_is_something_else_elsewhere(chosen: Callable, case: str) -> None:
     given, reason = REFUSED[case]
-    assert _chosen("auto", given) == "blocked"
+    assert chosen("auto", given) != "triton"
     assert reason in triton_support.obstacle(*given)
 
 
@@ -74,47 +93,77 @@ def test_auto_is_blocked_elsewhere(case: str) -> None:
         (torch.version, "hip", "6.2", "built for ROCm"),
     ],
 )
-def test_auto_is_blocked_without_what_the_kernels_need(
-    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any, reason: str
+def test_auto_is_something_else_without_what_the_kernels_need(
+    chosen: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    where: Any,
+    name: str,
+    value: Any,
+    reason: str,
 ) -> None:
     monkeypatch.setattr(where, name, value)
-    assert _chosen("auto", arguments()) == "blocked"
+    assert chosen("auto", arguments()) != "triton"
     assert reason in triton_support.obstacle(*arguments())
 
 
-def test_values_may_be_missing() -> None:
+def test_values_may_be_missing(chosen: Callable) -> None:
     given = arguments()
     given[2] = None
-    assert _chosen("auto", given) == "triton"
+    assert chosen("auto", given) == "triton"
 
 
-def test_interpretation_takes_the_cpu_but_auto_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interpretation_takes_the_cpu_but_auto_does_not(
+    chosen: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(triton_support, "INTERPRETED", True)
     assert triton_support.obstacle(*arguments(device=CPU)) is None
-    assert _chosen("auto", arguments(device=CPU)) == "blocked"
+    assert chosen("auto", arguments(device=CPU)) != "triton"
 
 
-@pytest.mark.parametrize("name", [name for name in IMPLEMENTATION_CHOICES if name != "auto"])
-def test_a_named_implementation_is_taken_as_it_is(name: str) -> None:
-    assert _chosen(name, arguments(device=CPU)) == name
+def test_the_c_plus_plus_kernels_are_of_axes_alone() -> None:
+    assert {*IMPLEMENTATION_CHOICES} - {*LOCAL_CHOICES} == {"cpp"}
 
 
-def test_triton_on_a_cpu_says_what_is_missing() -> None:
+@pytest.mark.parametrize("name", [name for name in LOCAL_CHOICES if name != "auto"])
+def test_a_named_implementation_is_taken_as_it_is(chosen: Callable, name: str) -> None:
+    assert chosen(name, arguments(device=CPU)) == name
+
+
+@pytest.mark.parametrize(
+    ("attention", "inputs"),
+    [
+        (axial_attention, random_inputs(5, dtype=torch.float32)),
+        (local_attention, random_images(3, 4).to(torch.float32)),
+    ],
+)
+def test_triton_on_a_cpu_says_what_is_missing(attention: Callable, inputs: Sequence[Any]) -> None:
     message = r'"triton" cannot be used: it needs a CUDA device.*on cpu.*"auto".*"blocked"'
     with pytest.raises(ValueError, match=message):
-        axial_attention(*random_inputs(5, dtype=torch.float32), implementation="triton")
+        attention(*inputs, implementation="triton")
 
 
-def test_layer_with_triton_is_built_anywhere_and_refuses_a_cpu() -> None:
-    layer = AxialAttention(8, 8, 16, "width", num_heads=2, implementation="triton").eval()
+@pytest.mark.parametrize(
+    "layer",
+    [
+        AxialAttention(8, 8, 16, "width", num_heads=2, implementation="triton"),
+        LocalAttention(8, 8, num_heads=2, implementation="triton"),
+        PositionSensitiveLocalAttention(8, 8, 16, num_heads=2, implementation="triton"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layer_with_triton_is_built_anywhere_and_refuses_a_cpu(layer: nn.Module) -> None:
     with pytest.raises(ValueError, match="cannot be used"):
-        layer(torch.zeros(1, 8, 3, 3))
+        layer.eval()(torch.zeros(1, 8, 3, 3))
 
 
-def test_moments_are_those_of_blocked() -> None:
-    query, key, _, query_table, key_table, _ = random_inputs(9)
+@pytest.mark.parametrize(
+    ("moments", "inputs"),
+    [(logit_moments, random_inputs(9)), (local_logit_moments, random_images(3, 4))],
+)
+def test_moments_are_those_of_blocked(moments: Callable, inputs: Sequence[Any]) -> None:
+    query, key, _, query_table, key_table, _ = inputs
     found, want = (
-        logit_moments(query, key, query_table, key_table, implementation=name)
+        moments(query, key, query_table, key_table, implementation=name)
         for name in ("triton", "blocked")
     )
     assert torch.equal(found.variance, want.variance)
@@ -138,7 +187,7 @@ package = types.ModuleType("axial_d2")
 package.__path__ = [sys.argv[1]]
 sys.modules["axial_d2"] = package
 """
-    root = str(Path(triton_support.__file__).parents[2])
+    root = str(Path(triton_support.__file__).parents[1])
     result = subprocess.run(
         [sys.executable, "-c", stub + program, root], capture_output=True, text=True, check=False
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from axial_d2.ops.axial_attention import blocked, reference, triton
+from axial_d2.ops.axial_attention import blocked, cpp, reference, triton
 from axial_d2.ops.axial_attention.reference import LogitMoments
-from axial_d2.ops.axial_attention.triton_support import chooses
 from axial_d2.ops.precision import at_least_float32, without_autocast
 from axial_d2.ops.terms import check_terms
+from axial_d2.ops.triton_support import chooses
 from torch import Tensor
 
-IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "triton": triton}
+IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "cpp": cpp, "triton": triton}
 IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)
 
 __all__ = ["IMPLEMENTATION_CHOICES", "LogitMoments", "axial_attention", "logit_moments"]
@@ -41,7 +41,9 @@ def _chosen(name: str, tensors: Sequence[Any]) -> str:
     check_implementation(name)
     if name != "auto":
         return name
-    return "triton" if chooses(*tensors) else "blocked"
+    if chooses(*tensors):
+        return "triton"
+    return "blocked" if cpp.obstacle(tensors[0]) else "cpp"
 
 
 def axial_attention(
@@ -72,8 +74,9 @@ def axial_attention(
     ``query_key``. A query or key that no term reads still says the shape.
 
     Args:
-        query, key: [B, N, L, K]; B counts all lines of all images.
-        value: [B, N, L, V], or None for no content.
+        query, key: [..., N, L, K]; the dimensions in front count lines: one, or more where an
+            image's lines cannot be one dimension of a view. Any strides.
+        value: [..., N, L, V], or None for no content.
         query_table, key_table: [R, K], R odd; row (R - 1) / 2 is offset 0 and the offset is
             key - query. Offsets beyond the table share its last row on that side. None leaves
             the term out.
@@ -81,16 +84,17 @@ def axial_attention(
         logit_scale: [3, N], factors of q·k, q·r and k·r; ones if None.
         span: odd length of the window, truncated at the border, or 0 for the whole axis.
         implementation: "reference" (the definition), "blocked" (the same in cache-sized
-            blocks), "triton" (fused CUDA kernels) or "auto": the kernels where device, dtype
-            and channels allow them, else "blocked".
+            blocks), "cpp" (C++ kernels for CPUs, where the installation built them), "triton"
+            (fused CUDA kernels) or "auto": the kernels where device, dtype and channels allow
+            them, else "blocked".
         query_key: whether the logits have the term q·k; default True.
 
     Returns:
-        content and position, each [B, N, L, V], None where left out.
+        content and position, each [..., N, L, V], None where left out.
 
     Raises:
         ValueError: an even or negative span, an unknown implementation, no logit term at all,
-            nothing to retrieve, or "triton" for tensors that the kernels cannot take.
+            nothing to retrieve, or "cpp" or "triton" for tensors that these cannot take.
     """
     check_span(span)
     check_terms(query_key, query_table, key_table, value, value_table)
@@ -99,10 +103,23 @@ def axial_attention(
     name = _chosen(implementation, tensors)
     if name != "triton":  # which multiplies half precision as it is, and sums in float32
         tensors = [at_least_float32(tensor) for tensor in tensors]
+    lines = query.shape[:-3]
     with without_autocast(query):
-        retrieved = IMPLEMENTATIONS[name].axial_attention(*tensors, span, query_key)
-    content, position = (None if part is None else part.to(dtype) for part in retrieved)
+        retrieved = IMPLEMENTATIONS[name].axial_attention(
+            *_with_lines(name, tensors[:3]), *tensors[3:], span, query_key
+        )
+    content, position = (
+        None if part is None else part.reshape(*lines, *part.shape[-3:]).to(dtype)
+        for part in retrieved
+    )
     return content, position
+
+
+def _with_lines(name: str, features: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """[B, N, L, C], as most implementations want them: one dimension of lines."""
+    if name == "cpp":
+        return list(features)
+    return [None if each is None else each.flatten(0, -4) for each in features]
 
 
 def logit_moments(
@@ -120,8 +137,9 @@ def logit_moments(
     is left out. Arguments as in :func:`axial_attention`.
     """
     check_span(span)
-    check_implementation(implementation)
-    tensors = (query, key, query_table, key_table)
-    name = "blocked" if implementation == "auto" else implementation  # "triton" has the same
+    tensors = [at_least_float32(tensor) for tensor in (query, key, query_table, key_table)]
+    name = _chosen(implementation, tensors)
     with without_autocast(query):
-        return IMPLEMENTATIONS[name].logit_moments(*map(at_least_float32, tensors), span, query_key)
+        return IMPLEMENTATIONS[name].logit_moments(
+            *_with_lines(name, tensors[:2]), *tensors[2:], span, query_key
+        )

@@ -106,8 +106,9 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def _gradients(ctx, grad_content, grad_position):
-        query, query_position, key, key_position, value, *relative = ctx.saved_tensors
-        gradients = [torch.zeros_like(tensor) for tensor in ctx.saved_tensors]
+        saved = ctx.saved_tensors  # once: under checkpointing a second reading is an error
+        query, query_position, key, key_position, value, *relative = saved
+        gradients = [torch.zeros_like(tensor) for tensor in saved]
         for chunk in chunks_of(query.shape[1], ctx.span):
             rows, columns = chunk.queries, chunk.keys
             outside = chunk.outside(ctx.span, query.device)
@@ -165,11 +166,11 @@ def axial_attention(
         key_position = key * key_scale
     if not query_key:
         query = torch.zeros_like(query)
-    values, embeddings = _values_and_table(value, value_table, query)
+    values, embeddings = values_and_table(value, value_table, query)
     content, position = _BlockedAttention.apply(
         *(part.flatten(0, 1) for part in (query, query_position, key, key_position, values)),
-        relative_embeddings(table_window(_table_or_zeros(query_table, query), length)),
-        relative_embeddings(table_window(_table_or_zeros(key_table, key), length).flip(0)),
+        relative_embeddings(table_window(table_or_zeros(query_table, query), length)),
+        relative_embeddings(table_window(table_or_zeros(key_table, key), length).flip(0)),
         relative_embeddings(table_window(embeddings, length)),
         0 if span >= 2 * length - 1 else span,
     )
@@ -179,15 +180,15 @@ def axial_attention(
     )
 
 
-def _table_or_zeros(table: Tensor | None, features: Tensor) -> Tensor:
+def table_or_zeros(table: Tensor | None, features: Tensor) -> Tensor:
     """A table of one row, shared by all offsets, adds nothing where a term is absent."""
     return features.new_zeros(1, features.shape[-1]) if table is None else table
 
 
-def _values_and_table(
+def values_and_table(
     value: Tensor | None, value_table: Tensor | None, query: Tensor
 ) -> tuple[Tensor, Tensor]:
     if value is None:
         assert value_table is not None
-        value = query.new_zeros(*query.shape[:3], value_table.shape[1])
-    return value, _table_or_zeros(value_table, value)
+        value = query.new_zeros(*query.shape[:-1], value_table.shape[1])
+    return value, table_or_zeros(value_table, value)

@@ -53,6 +53,14 @@ class Chunk:
         key = torch.arange(self.keys.start, self.keys.stop, device=device)
         return (key - query[:, None]).abs() > span // 2
 
+    def pairs(self, span: int) -> int:
+        """How many pairs lie inside; no tensor is asked, which torch.compile cannot trace."""
+        reach = span // 2
+        return sum(
+            min(query + reach + 1, self.keys.stop) - max(query - reach, self.keys.start)
+            for query in range(self.queries.start, self.queries.stop)
+        )
+
 
 def chunks_of(length: int, span: int) -> list[Chunk]:
     """Chunks of the axis; a span that is long for it leaves one."""

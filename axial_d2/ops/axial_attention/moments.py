@@ -122,7 +122,7 @@ def _local_moments(
                     preserve_rng_state=False,
                 )
             )
-            counts.append(len(query[part]) * int(inside.sum()))
+            counts.append(len(query[part]) * chunk.pairs(span))
     variances, means = (torch.stack(each) for each in zip(*moments, strict=True))
     shares = query.new_tensor(counts)[:, None, None] / sum(counts)
     mean = (means * shares).sum(0)

@@ -13,9 +13,8 @@ Shape letters: B rows, N heads, L positions, K key and V value channels a head, 
 
 from __future__ import annotations
 
-import torch
 from axial_d2.ops.axial_attention.blocked import logit_moments
-from axial_d2.ops.axial_attention.triton_support import obstacle
+from axial_d2.ops.triton_support import of_one_dtype, require
 from torch import Tensor
 
 __all__ = ["axial_attention", "logit_moments"]
@@ -37,27 +36,11 @@ def axial_attention(
     Raises:
         ValueError: tensors that the kernels cannot take; the message says why.
     """
-    tensors = (query, key, value, query_table, key_table, value_table, logit_scale)
-    fault = obstacle(*tensors)
-    if fault is not None:
-        raise ValueError(
-            f'attention implementation "triton" cannot be used: {fault}. '
-            'Choose "auto", which uses it where it can be, or "blocked".'
-        )
+    require(query, key, value, query_table, key_table, value_table, logit_scale)
     from axial_d2.ops.axial_attention.triton_operators import fused_axial_attention
 
-    query, key, value = _of_one_dtype(query, key, value)
+    query, key, value = of_one_dtype(query, key, value)
     content, position, _ = fused_axial_attention(
         query, key, value, query_table, key_table, value_table, logit_scale, span, query_key
     )
     return None if value is None else content, None if value_table is None else position
-
-
-def _of_one_dtype(
-    query: Tensor, key: Tensor, value: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    dtype = torch.promote_types(query.dtype, key.dtype)
-    if value is not None:
-        dtype = torch.promote_types(dtype, value.dtype)
-        value = value.to(dtype)
-    return query.to(dtype), key.to(dtype), value

@@ -5,15 +5,22 @@ Shape letters: B rows, N heads, L positions, K key and V value channels a head, 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 from axial_d2.ops.axial_attention.triton_backward import sum_products
 from axial_d2.ops.axial_attention.triton_blocks import Blocks
 from axial_d2.ops.axial_attention.triton_features import key_and_value_gradient, query_gradient
-from axial_d2.ops.axial_attention.triton_launch import Call, Inputs, empty_tokens, tokens
+from axial_d2.ops.axial_attention.triton_launch import Call, Inputs
 from axial_d2.ops.axial_attention.triton_tables import sum_table_parts, table_gradient_parts
+from axial_d2.ops.fused_operators import (
+    Gradients,
+    Pair,
+    Saved,
+    empty_statistic,
+    empty_tokens,
+    tokens_where,
+    zero_gradients,
+)
 from torch import Tensor
 
 # Programs of the table kernel: enough to fill a GPU, and few enough to keep their parts small. Not
@@ -22,29 +29,6 @@ TABLE_PROGRAMS = 1024
 LINES = 64
 TABLE_ROWS = 16
 TABLE_SPLITS = 8
-
-
-class Saved(NamedTuple):
-    """What the forward keeps beside its inputs."""
-
-    content: Tensor | None
-    position: Tensor | None
-    log_sum: Tensor
-
-
-class Gradients(NamedTuple):
-    """Of the inputs of the same name; None where not wanted or the input is absent."""
-
-    query: Tensor | None = None
-    key: Tensor | None = None
-    value: Tensor | None = None
-    query_table: Tensor | None = None
-    key_table: Tensor | None = None
-    value_table: Tensor | None = None
-    logit_scale: Tensor | None = None
-
-
-Pair = tuple[Tensor | None, Tensor | None]
 
 
 def backward(
@@ -60,11 +44,11 @@ def backward(
     ``of_features`` asks for those of query, key, value and the scales.
     """
     if saved.log_sum.numel() == 0:
-        return _zeros(inputs)
+        return zero_gradients(inputs[:7])
     call = Call(inputs, blocks)
     sources = (inputs.value, inputs.value_table)
-    retrieved = _tokens_where(sources, saved[:2])
-    upstream = _tokens_where(sources, upstream)
+    retrieved = tokens_where(sources, saved[:2])
+    upstream = tokens_where(sources, upstream)
     statistics = saved.log_sum, _sum_products(call, retrieved, upstream)
     gradients: dict[str, Tensor | None] = {}
     if of_features:
@@ -74,23 +58,9 @@ def backward(
     return Gradients(**gradients)
 
 
-def _tokens_where(sources: Pair, tensors: Pair) -> Pair:
-    """Content and position in the kernels' memory layout; None where their source is."""
-    content, position = (
-        None if source is None or tensor is None else tokens(tensor)
-        for source, tensor in zip(sources, tensors, strict=True)
-    )
-    return content, position
-
-
-def _zeros(inputs: Inputs) -> Gradients:
-    return Gradients(*(None if each is None else torch.zeros_like(each) for each in inputs[:7]))
-
-
 def _sum_products(call: Call, retrieved: Pair, upstream: Pair) -> Tensor:
     query, channels = call.inputs.query, call.inputs.value_channels
-    rows, heads, length, _ = query.shape
-    result = query.new_empty(rows, length, heads, dtype=torch.float32)
+    result = empty_statistic(query)
     sum_products[(triton.cdiv(result.numel(), LINES),)](
         retrieved,
         upstream,

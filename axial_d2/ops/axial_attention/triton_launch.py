@@ -11,10 +11,10 @@ import functools
 import math
 from typing import Any, NamedTuple
 
-import torch
 import triton
 from axial_d2.ops.axial_attention.triton_blocks import Blocks, default_blocks
 from axial_d2.ops.axial_attention.triton_forward import attend
+from axial_d2.ops.fused_operators import empty_statistic, empty_tokens
 from torch import Tensor
 
 # Offsets inside a tile are 32-bit.
@@ -43,17 +43,6 @@ class Inputs(NamedTuple):
         source = self.value if self.value is not None else self.value_table
         assert source is not None
         return source.shape[-1]
-
-
-def empty_tokens(like: Tensor, channels: int) -> Tensor:
-    """[B, N, L, channels] whose memory is [B, L, N, channels], as layers want it."""
-    rows, heads, length, _ = like.shape
-    return like.new_empty(rows, length, heads, channels).transpose(1, 2)
-
-
-def tokens(tensor: Tensor) -> Tensor:
-    """[B, N, L, C] with the memory of :func:`empty_tokens`; a copy only if it must be."""
-    return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 
 
 class Call:
@@ -125,10 +114,9 @@ def forward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Content, position, and the log-sum-exp over log 2 as [B, L, N]."""
     query, channels = inputs.query, inputs.value_channels
-    rows, heads, length, _ = query.shape
     content = None if inputs.value is None else empty_tokens(query, channels)
     position = None if inputs.value_table is None else empty_tokens(query, channels)
-    log_sum = query.new_empty(rows, length, heads, dtype=torch.float32)
+    log_sum = empty_statistic(query)
     if log_sum.numel():
         call = Call(inputs, blocks)
         call.launch(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from axial_d2.ops.axial_attention import LogitMoments
-from axial_d2.ops.local_attention import blocked, reference
+from axial_d2.ops.local_attention import blocked, reference, triton
 from axial_d2.ops.precision import at_least_float32, without_autocast
 from axial_d2.ops.terms import check_terms
+from axial_d2.ops.triton_support import chooses
 from torch import Tensor
 
-IMPLEMENTATIONS = {"reference": reference, "blocked": blocked}
+IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "triton": triton}
 IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)
 
 __all__ = [
@@ -38,9 +42,12 @@ def check_implementation(name: str) -> None:
         )
 
 
-def _implementation(name: str):
+def _chosen(name: str, tensors: Sequence[Any]) -> str:
+    """What "auto" means for these tensors: a matter of device, dtype and sizes alone."""
     check_implementation(name)
-    return IMPLEMENTATIONS["blocked" if name == "auto" else name]
+    if name != "auto":
+        return name
+    return "triton" if chooses(*tensors) else "blocked"
 
 
 def _check_table(name: str, table: Tensor | None, span: int, channels: int | None) -> None:
@@ -111,7 +118,8 @@ def local_attention(
             terms do not count.
         span: odd length of the window's side; default 7.
         implementation: "reference" (the definition), "blocked" (the same, a few tiles of the
-            image at a time) or "auto".
+            image at a time), "triton" (fused CUDA kernels) or "auto": the kernels where device,
+            dtype and channels allow them, else "blocked".
         query_key: whether q·k exists; default true.
 
     Returns:
@@ -120,17 +128,19 @@ def local_attention(
 
     Raises:
         ValueError: an even or non-positive span, tables that do not fit it, no logit term,
-            nothing to retrieve, shapes that differ, or an unknown implementation.
+            nothing to retrieve, shapes that differ, an unknown implementation, or "triton" for
+            tensors that the kernels cannot take.
     """
     check_terms(query_key, query_table, key_table, value, value_table)
     _check_logits(query, key, query_table, key_table, span)
     _check_values(query, value, value_table, span)
     dtype = query.dtype if value is None else value.dtype
-    tensors = (query, key, value, query_table, key_table, value_table, logit_scale)
+    tensors = [query, key, value, query_table, key_table, value_table, logit_scale]
+    name = _chosen(implementation, tensors)
+    if name != "triton":  # which loads half precision as it is, and computes in float32
+        tensors = [at_least_float32(tensor) for tensor in tensors]
     with without_autocast(query):
-        retrieved = _implementation(implementation).local_attention(
-            *map(at_least_float32, tensors), span, query_key
-        )
+        retrieved = IMPLEMENTATIONS[name].local_attention(*tensors, span, query_key)
     content, position = (None if part is None else part.to(dtype) for part in retrieved)
     return content, position
 
@@ -150,8 +160,8 @@ def local_logit_moments(
     is left out, and for an empty batch. Arguments as in :func:`local_attention`.
     """
     _check_logits(query, key, query_table, key_table, span)
+    check_implementation(implementation)
     tensors = (query, key, query_table, key_table)
+    name = "blocked" if implementation == "auto" else implementation  # "triton" has the same
     with without_autocast(query):
-        return _implementation(implementation).logit_moments(
-            *map(at_least_float32, tensors), span, query_key
-        )
+        return IMPLEMENTATIONS[name].logit_moments(*map(at_least_float32, tensors), span, query_key)

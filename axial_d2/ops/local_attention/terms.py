@@ -5,7 +5,7 @@ Shape letters as in :mod:`.shifts`; K channels of queries and keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,11 @@ from torch import Tensor
 # wants few launches.
 BLOCK_BYTES = 1 << 21
 CUDA_BLOCK_BYTES = 1 << 28
+# Of :class:`Terms` among the arguments of an operator.
+TERMS_SCHEMA = (
+    "Tensor? query, Tensor? key, Tensor? query_position, Tensor? query_table, "
+    "Tensor? key_position, Tensor? key_table"
+)
 
 
 class Terms(NamedTuple):
@@ -63,7 +68,7 @@ class Terms(NamedTuple):
         return next(tensor for tensor in present if tensor is not None)
 
     def zeros_like(self) -> Terms:
-        return Terms(*(None if tensor is None else torch.zeros_like(tensor) for tensor in self))
+        return Terms(*map(zeros_like, self))
 
     def scaled(self, scale: Tensor) -> Terms:
         """Times the factors [3, N] of q·k, q·r and k·r."""
@@ -161,6 +166,23 @@ def gradients(grid: Grid, terms: Terms, upstream: Sequence[Tensor]) -> Terms:
 def for_each_group(table: Tensor, groups: Tensor) -> Tensor:
     """The table once for each of G groups, without a copy."""
     return table.expand(len(groups), *table.shape)
+
+
+def zeros_like(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else torch.zeros_like(tensor)
+
+
+def present(like: Tensor, tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """Operators return tensors; one without elements stands for what is absent."""
+    return [like.new_empty(0) if tensor is None else tensor for tensor in tensors]
+
+
+def absent_as_none(
+    gradients: Iterable[Tensor], inputs: Iterable[Tensor | None]
+) -> list[Tensor | None]:
+    """Undoes :func:`present`."""
+    pairs = zip(gradients, inputs, strict=True)
+    return [None if given is None else gradient for gradient, given in pairs]
 
 
 def _times(features: Tensor | None, factors: Tensor) -> Tensor | None:

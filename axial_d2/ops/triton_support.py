@@ -31,6 +31,27 @@ def chooses(query: Tensor, *others: Tensor | None) -> bool:
     return query.is_cuda and obstacle(query, *others) is None  # type: ignore[arg-type]
 
 
+def require(*tensors: Tensor | None) -> None:
+    """Raises ValueError, which says why, if the kernels cannot take these arguments of the op."""
+    fault = obstacle(*tensors)  # type: ignore[arg-type]
+    if fault is not None:
+        raise ValueError(
+            f'attention implementation "triton" cannot be used: {fault}. '
+            'Choose "auto", which uses it where it can be, or "blocked".'
+        )
+
+
+def of_one_dtype(
+    query: Tensor, key: Tensor, value: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """In the dtype that holds all of them."""
+    dtype = torch.promote_types(query.dtype, key.dtype)
+    if value is not None:
+        dtype = torch.promote_types(dtype, value.dtype)
+        value = value.to(dtype)
+    return query.to(dtype), key.to(dtype), value
+
+
 def _of_machine(query: Tensor) -> str | None:
     if not FOUND:
         return "the package triton is not installed (PyTorch for CUDA on Linux brings it)"
