@@ -297,7 +297,7 @@ def residual_of(
     cfg, model = trained_model(experiment, seed, args)
     layers = [model.sem_seg_head.attention_layer(name) for name in ("position", "channel")]
     factors = [layers[0].alpha, layers[1].beta]
-    alpha, beta = (float(factor) for factor in factors)
+    alpha, beta = (factor.item() for factor in factors)
     for factor in factors:
         torch.nn.init.zeros_(factor)
     without = Trainer.test(cfg, model)["sem_seg"]["mIoU"]
