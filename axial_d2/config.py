@@ -143,6 +143,66 @@ def add_lookahead_config(cfg: CfgNode) -> None:
     node.ALPHA = 0.5
 
 
+def add_dual_attention_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.DUAL_ATTENTION``; :class:`axial_d2.heads.DualAttentionHead` has the meanings.
+
+    ``MODEL.SEM_SEG_HEAD`` has its other keys; its ``CONVS_DIM`` are the channels of a branch.
+    """
+    node = cfg.MODEL.DUAL_ATTENTION = CfgNode()
+    # attention, convolutions (the branch without its attention layer) or none (left out).
+    node.POSITION_BRANCH = "attention"
+    node.CHANNEL_BRANCH = "attention"
+    # energy (the paper's: similar channels weigh most) or reversed_energy (the released code's).
+    node.CHANNEL_SOFTMAX = "energy"
+    # Of queries and keys: 1 or more; 0 for an eighth of CONVS_DIM.
+    node.KEY_CHANNELS = 0
+    # In front of each classifier: 0 to below 1.
+    node.DROPOUT = 0.1
+
+
+def add_scale_attention_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.SCALE_ATTENTION`` and ``MODEL.VGG16_LARGEFOV``.
+
+    :class:`axial_d2.meta_arch.ScaleAttentionSegmentor` and
+    :class:`axial_d2.backbone.vgg.VGG16LargeFOV` have the meanings.
+    """
+    node = cfg.MODEL.SCALE_ATTENTION = CfgNode()
+    # Ratios above 0 of the image's size.
+    node.SCALES = (1.0, 0.75, 0.5)
+    # As many, for inference; empty: SCALES.
+    node.TEST_SCALES = ()
+    # attention, average or maximum.
+    node.MERGING = "attention"
+    # Between the attention net's two convolutions.
+    node.CHANNELS = 512
+    # Behind the first of them; empty: none, as in the paper.
+    node.NORM = ""
+    # Whether each scale's scores have a loss of their own, beside that of the merged ones.
+    node.SCALE_LOSSES = True
+    # An additional loss that is not the paper's: a classifier of which scale features come from.
+    node.SCALE_DISCRIMINATOR = False
+
+    node = cfg.MODEL.VGG16_LARGEFOV = CfgNode()
+    # Of every channel, above 0.
+    node.WIDTH_MULTIPLIER = 1.0
+    # Behind every convolution; empty: none, as in the paper.
+    node.NORM = ""
+    # Behind fc6 and fc7: 0 to below 1.
+    node.DROPOUT = 0.5
+    # Some of conv1 ... conv5, fc7.
+    node.OUT_FEATURES = ["fc7"]
+
+
+def add_sliding_window_config(cfg: CfgNode) -> None:
+    """Adds ``TEST.SLIDING_WINDOW``, for SlidingWindowSegmentor and ScaleAttentionSegmentor."""
+    node = cfg.TEST.SLIDING_WINDOW = CfgNode()
+    # Whether inference sees one window of the network's input at a time.
+    node.ENABLED = False
+    # Height and width in pixels, and the way from one window to the next, no larger.
+    node.SIZE = (768, 768)
+    node.STRIDE = (512, 512)
+
+
 def add_axial_deeplab_config(cfg: CfgNode) -> None:
     """Adds every key that axial_d2 reads, in place.
 
@@ -155,6 +215,9 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_conv_axial_resnet_config(cfg)
     add_deeplab2_semantics_config(cfg)
     add_lookahead_config(cfg)
+    add_dual_attention_config(cfg)
+    add_scale_attention_config(cfg)
+    add_sliding_window_config(cfg)
     cfg.MODEL.INS_EMBED_HEAD.NAME = "AxialDeepLabInsEmbedHead"
     # What stands between the backbone and each decoder: none, projection (1x1 convolution to
     # ASPP_CHANNELS) or aspp.

@@ -21,6 +21,11 @@ from detectron2.evaluation import (
 
 EvaluatorFactory = Callable[[str, str], DatasetEvaluator]
 
+SEMANTIC_ARCHITECTURES = (
+    "SemanticSegmentor",
+    "ScaleAttentionSegmentor",
+    "SlidingWindowSegmentor",
+)
 PANOPTIC_ARCHITECTURES = ("AxialDeepLab", "PanopticDeepLab", "PanopticFPN")
 
 # Detectron2's panoptic COCO names hold stuff among their classes, which COCOEvaluator refuses.
@@ -68,7 +73,7 @@ def model_outputs(cfg: CfgNode) -> tuple[str, ...]:
     """Names of what the configured model predicts."""
     if cfg.MODEL.META_ARCHITECTURE in PANOPTIC_ARCHITECTURES:
         return ("panoptic_seg", "sem_seg", "instances")
-    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":
+    if cfg.MODEL.META_ARCHITECTURE in SEMANTIC_ARCHITECTURES:
         return ("sem_seg",)
     return ("instances",)
 

@@ -21,6 +21,8 @@ TOPICS = (
     "panoptic",
     "postprocessing",
     "attention",
+    "dual_attention",
+    "scale_attention",
     "memory",
     "gpu_axial_layer",
 )

@@ -117,10 +117,14 @@ for registry, names in (
             "build_axial_resnet_backbone",
             "build_axial_resnet_fpn_backbone",
             "build_retinanet_axial_resnet_fpn_backbone",
+            "build_vgg16_largefov_backbone",
         ],
     ),
-    (META_ARCH_REGISTRY, ["AxialDeepLab"]),
-    (SEM_SEG_HEADS_REGISTRY, ["AxialDeepLabSemSegHead"]),
+    (META_ARCH_REGISTRY, ["AxialDeepLab", "ScaleAttentionSegmentor", "SlidingWindowSegmentor"]),
+    (
+        SEM_SEG_HEADS_REGISTRY,
+        ["AxialDeepLabSemSegHead", "DualAttentionHead", "LinearSemSegHead"],
+    ),
     (INS_EMBED_BRANCHES_REGISTRY, ["AxialDeepLabInsEmbedHead"]),
 ):
     for name in names:

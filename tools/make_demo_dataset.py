@@ -20,6 +20,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--image-scale", type=float, default=1.0, help="1 gives pictures of 96 to 144 pixels"
     )
+    parser.add_argument(
+        "--varied-sizes", action="store_true", help="things differ in length by up to six times"
+    )
     parser.add_argument("--force", action="store_true", help="replace what the folder holds")
     return parser.parse_args(arguments)
 
@@ -33,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             args.num_train,
             args.num_val,
             image_scale=args.image_scale,
+            varied_sizes=args.varied_sizes,
             force=args.force,
             progress=True,
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from axial_d2.meta_arch import AxialDeepLab
+from axial_d2.meta_arch import AxialDeepLab, ScaleAttentionSegmentor, SlidingWindowSegmentor
 from axial_d2.meta_arch.batching import grid_size
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import RetinaNet, SemanticSegmentor
@@ -71,6 +71,22 @@ class SemanticNetwork(Network):
         return self.sem_seg_head(features)[0]
 
 
+class ScaleNetwork(Network):
+    """All scales of an Attention-to-Scale model, up to the merged scores at the head's stride."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = [model]  # whose parts have the model's names below
+        self.backbone = model.backbone
+        self.sem_seg_head = model.sem_seg_head
+        self.attention = model.attention
+        self.size_divisibility = model.backbone.size_divisibility
+
+    def forward(self, image: Tensor) -> Tensor:
+        (model,) = self.model
+        return model.merge(model.scale_maps(image, model.test_scales)).scores
+
+
 class RetinaNetNetwork(Network):
     """Backbone with pyramid and the head on each of its levels."""
 
@@ -112,6 +128,8 @@ NETWORKS: dict[type[nn.Module], Callable[[Any], Network]] = {
     AxialDeepLab: PanopticNetwork,
     PanopticDeepLab: PanopticNetwork,
     SemanticSegmentor: SemanticNetwork,
+    SlidingWindowSegmentor: SemanticNetwork,
+    ScaleAttentionSegmentor: ScaleNetwork,
     RetinaNet: RetinaNetNetwork,
 }
 

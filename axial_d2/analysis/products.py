@@ -40,9 +40,9 @@ DOT_PRODUCT_ATTENTION = (
 # Operators that count zero, beside those that fvcore ignores itself. Whatever is neither counted
 # nor here gets reported. A product written as multiplication and sum of its own goes unseen.
 ELEMENTWISE = """
-    abs add add_ ceil cos div div_ elu exp gelu hardsigmoid hardswish hardswish_ hardtanh hardtanh_
-    leaky_relu leaky_relu_ log log2 log_softmax mul mul_ neg pow reciprocal rsqrt rsub sigmoid
-    sigmoid_ silu silu_ sin softmax sqrt sub tanh where
+    abs add add_ addcmul ceil cos div div_ elu exp feature_dropout gelu hardsigmoid hardswish
+    hardswish_ hardtanh hardtanh_ leaky_relu leaky_relu_ log log2 log_softmax mul mul_ neg pow
+    reciprocal rsqrt rsub sigmoid sigmoid_ silu silu_ sin softmax sqrt sub tanh where
 """
 NORMS_POOLING_INTERPOLATION = """
     adaptive_avg_pool2d avg_pool2d batch_norm grid_sampler group_norm instance_norm layer_norm

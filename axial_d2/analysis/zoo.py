@@ -27,7 +27,8 @@ one image, without post-processing) counted by `axial_d2.analysis`, and the accu
 trained and published** for that model on the validation set, single-scale unless noted. None of it
 was trained by us; where nothing is published, a dash. Written by `tools/fidelity_report.py`;
 [fidelity.md](fidelity.md) compares the costs with the published ones. What we do train, on the
-demo's data set, is in the [README](../README.md) and in [demo_comparison.md](demo_comparison.md).
+demo's data set, is in the [README](../README.md), in [demo_comparison.md](demo_comparison.md) and
+in [dual_and_scale_attention.md](dual_and_scale_attention.md).
 
 From Python, `axial_d2.model_zoo.get("coco/axial_deeplab_s")` builds a model by its name here, and
 `pretrained=True` loads its converted weights.

@@ -20,6 +20,7 @@ from axial_d2.backbone.local_attention_resnet import (
     build_local_attention_resnet_backbone,
 )
 from axial_d2.backbone.max_deeplab import MaXDeepLabSBackbone, build_max_deeplab_s_backbone
+from axial_d2.backbone.vgg import VGG16LargeFOV, build_vgg16_largefov_backbone
 
 __all__ = [
     "AttentionResNet",
@@ -31,6 +32,7 @@ __all__ = [
     "LocalBlock",
     "MaXDeepLabSBackbone",
     "PositionSensitiveLocalBlock",
+    "VGG16LargeFOV",
     "build_axial_resnet_backbone",
     "build_axial_resnet_fpn_backbone",
     "build_axial_swidernet_backbone",
@@ -39,4 +41,5 @@ __all__ = [
     "build_max_deeplab_s_backbone",
     "build_retinanet_axial_resnet_fpn_backbone",
     "build_retinanet_local_attention_resnet_fpn_backbone",
+    "build_vgg16_largefov_backbone",
 ]

@@ -21,6 +21,8 @@ CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
     "AxialDeepLab": _SEMANTIC,
     "PanopticDeepLab": _SEMANTIC,
     "SemanticSegmentor": _SEMANTIC,
+    "ScaleAttentionSegmentor": _SEMANTIC,
+    "SlidingWindowSegmentor": _SEMANTIC,
     "GeneralizedRCNN": (
         "MODEL.ROI_HEADS.NUM_CLASSES",
         lambda cfg: cfg.MODEL.ROI_HEADS.NUM_CLASSES,
@@ -33,13 +35,21 @@ CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
     ),
 }
 # In their lower case these are in the names of our backbones; Detectron2's read MODEL.RESNETS.
-BACKBONE_NODES = ("AXIAL_RESNET", "LOCAL_ATTENTION_RESNET", "MAX_DEEPLAB_S", "AXIAL_SWIDERNET")
+BACKBONE_NODES = (
+    "AXIAL_RESNET",
+    "LOCAL_ATTENTION_RESNET",
+    "MAX_DEEPLAB_S",
+    "AXIAL_SWIDERNET",
+    "VGG16_LARGEFOV",
+)
 
 # Meta-architecture → the nodes of ``cfg.MODEL`` with its heads' norms.
 HEAD_NODES = {
     "AxialDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
     "PanopticDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
     "SemanticSegmentor": ("SEM_SEG_HEAD",),
+    "ScaleAttentionSegmentor": ("SEM_SEG_HEAD", "SCALE_ATTENTION"),
+    "SlidingWindowSegmentor": ("SEM_SEG_HEAD",),
 }
 
 

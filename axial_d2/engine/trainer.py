@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from axial_d2.data.mapper import NamingMapper, PanopticMapper
+from axial_d2.data.semantic_mapper import SemanticMapper
 from axial_d2.engine.checkpoint import StrictCheckpointer
 from axial_d2.engine.checks import check_config
 from axial_d2.evaluation import build_evaluators
@@ -35,6 +36,8 @@ from torch import nn
 TRAINING_MAPPERS = {
     "AxialDeepLab": PanopticMapper,
     "PanopticDeepLab": PanopticMapper,
+    "ScaleAttentionSegmentor": SemanticMapper,
+    "SlidingWindowSegmentor": SemanticMapper,
 }
 
 

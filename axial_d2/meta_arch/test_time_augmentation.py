@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
-from axial_d2.meta_arch.axial_deeplab import AxialDeepLab, OutputMaps, output_size
+from axial_d2.meta_arch.augmentation_mappers import (
+    Mapper,
+    RatioMapperTTA,
+    is_mirrored,
+    mapper_input,
+    scale_mappers,
+)
+from axial_d2.meta_arch.axial_deeplab import AxialDeepLab, OutputMaps
+from axial_d2.meta_arch.semantic_augmentation import SemanticSegmentorWithTTA
 from detectron2.config import CfgNode, configurable
-from detectron2.data.transforms import HFlipTransform
 from detectron2.modeling import DatasetMapperTTA, GeneralizedRCNNWithTTA
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-
-Mapper = Callable[[dict], list[dict]]
-
-
-class RatioMapperTTA(DatasetMapperTTA):
-    """Detectron2's ``DatasetMapperTTA``, with sizes relative to the image that it is given.
-
-    The shorter edge is rounded to whole pixels, at least one, and the aspect ratio kept. There is
-    no largest size.
-
-    Args:
-        scales: numbers above 0; at 1.0 the image stays what it is.
-        flip: whether each size comes mirrored from left to right as well.
-    """
-
-    def __init__(self, scales: Sequence[float], flip: bool):
-        self.scales = tuple(scales)
-        self.flip = flip
-
-    def __call__(self, dataset_dict: dict) -> list[dict]:
-        edge = min(dataset_dict["image"].shape[-2:])
-        edges = [max(1, int(scale * edge + 0.5)) for scale in self.scales]
-        return DatasetMapperTTA(edges, sys.maxsize, self.flip)(dataset_dict)
 
 
 class AxialDeepLabWithTTA(nn.Module):
@@ -91,12 +73,12 @@ class AxialDeepLabWithTTA(nn.Module):
     def _maps_at(self, mapper: Mapper, batched_inputs: list[dict]) -> list[OutputMaps]:
         """Averages over the mirrored images and the others, at one scale."""
         # On its own, an image and its mirror image add up to the same sum as the other way round.
-        versions = zip(*(mapper(_mapper_input(inputs)) for inputs in batched_inputs), strict=True)
+        versions = zip(*(mapper(mapper_input(inputs)) for inputs in batched_inputs), strict=True)
         return _average([partial(self._aligned_maps, list(version)) for version in versions])
 
     def _aligned_maps(self, batched_inputs: list[dict]) -> Iterator[OutputMaps]:
         maps = self.model.output_maps(batched_inputs)
-        return map(_mirrored, maps) if _is_mirrored(batched_inputs[0]) else maps
+        return map(_mirrored, maps) if is_mirrored(batched_inputs[0]) else maps
 
 
 def _average(predictions: Sequence[Callable[[], Iterable[OutputMaps]]]) -> list[OutputMaps]:
@@ -123,41 +105,6 @@ def _mirrored(maps: OutputMaps) -> OutputMaps:
     return OutputMaps(probabilities, heatmap, offsets)
 
 
-def _is_mirrored(inputs: dict) -> bool:
-    return any(isinstance(step, HFlipTransform) for step in inputs["transforms"].transforms)
-
-
-def _mapper_input(inputs: dict) -> dict:
-    """What mappers read, and the size of the output said, for images of every size alike."""
-    height, width = output_size(inputs)
-    return {"image": inputs["image"].cpu(), "height": height, "width": width}
-
-
-def scale_mappers(cfg: CfgNode) -> list[Mapper]:
-    """A mapper for each of ``TEST.AUG.SCALES``, or if there are none, ``TEST.AUG.MIN_SIZES``.
-
-    Raises:
-        ValueError: neither has an entry, or one that is no size.
-    """
-    node = cfg.TEST.AUG
-    for scale in node.SCALES:
-        if not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
-            raise ValueError(
-                f"TEST.AUG.SCALES {tuple(node.SCALES)} contains {scale!r}; scales are numbers "
-                "above 0, ratios of the plain test size, such as (0.5, 1.0, 2.0)."
-            )
-    if node.SCALES:
-        return [RatioMapperTTA([scale], node.FLIP) for scale in node.SCALES]
-    whole = all(isinstance(size, int) and size >= 0 for size in node.MIN_SIZES)
-    if not node.MIN_SIZES or not whole:
-        raise ValueError(
-            f"TEST.AUG.SCALES is empty and TEST.AUG.MIN_SIZES is {tuple(node.MIN_SIZES)}; give "
-            "SCALES, ratios of the plain test size, or MIN_SIZES, whole lengths of the shorter "
-            "edge in pixels (0: as it is)."
-        )
-    return [DatasetMapperTTA([size], node.MAX_SIZE, node.FLIP) for size in node.MIN_SIZES]
-
-
 def _rcnn_with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
     scales = cfg.TEST.AUG.SCALES
     mapper = RatioMapperTTA(scales, cfg.TEST.AUG.FLIP) if scales else DatasetMapperTTA(cfg)
@@ -168,6 +115,9 @@ def _rcnn_with_tta(cfg: CfgNode, model: nn.Module) -> nn.Module:
 WITH_TTA: dict[str, Callable[[CfgNode, nn.Module], nn.Module]] = {
     "AxialDeepLab": AxialDeepLabWithTTA,
     "GeneralizedRCNN": _rcnn_with_tta,
+    "SemanticSegmentor": SemanticSegmentorWithTTA,
+    "SlidingWindowSegmentor": SemanticSegmentorWithTTA,
+    "ScaleAttentionSegmentor": SemanticSegmentorWithTTA,
 }
 
 

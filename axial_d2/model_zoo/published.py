@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 PAPER = "Axial-DeepLab"
 DEEPLAB2 = "DeepLab2"
+DANET = "DANet"
 AUTHORS = "the authors' PyTorch code"
 
 
@@ -71,10 +72,18 @@ SECTIONS = (
     DatasetSection("Cityscapes, other backbones", "cityscapes/backbones", (1025, 2049)),
     DatasetSection("Cityscapes, the authors' backbones", "cityscapes/authors", (1025, 2049)),
     DatasetSection("Cityscapes, DeepLab2's models", "cityscapes/deeplab2", (1025, 2049)),
+    DatasetSection("Cityscapes semantic, DANet", "cityscapes/dual_attention", (1024, 2048)),
+    DatasetSection(
+        "Cityscapes semantic, Attention to Scale", "cityscapes/scale_attention", (1024, 2048)
+    ),
     DatasetSection("Mapillary Vistas v1.2", "mapillary", (2177, 2177)),
     DatasetSection("Mapillary Vistas v2.0", "mapillary/v2.0", (2177, 2177)),
     DatasetSection("The demo's data set", "demo", (128, 128)),
     DatasetSection("The demo's data set, other backbones", "demo/backbones", (128, 128)),
+    DatasetSection("The demo's data set, semantic: DANet", "demo/dual_attention", (128, 128)),
+    DatasetSection(
+        "The demo's data set, semantic: Attention to Scale", "demo/scale_attention", (128, 128)
+    ),
 )
 
 _DEEPLAB2_FOLDER = "cityscapes/deeplab2"
@@ -92,6 +101,9 @@ RESULTS = {
     f"{_DEEPLAB2_FOLDER}/axial_swidernet_x4.5": PublishedResults(DEEPLAB2, 68.0, None, 83.0),
     f"{_DEEPLAB2_FOLDER}/max_deeplab_s_backbone": PublishedResults(DEEPLAB2, 64.5, None, 82.2),
     f"{_DEEPLAB2_FOLDER}/max_deeplab_l_backbone": PublishedResults(DEEPLAB2, 66.3, None, 83.1),
+    "cityscapes/dual_attention/danet_resnet101": PublishedResults(
+        DANET, mean_iou=79.9, note="81.5 multi-scale"
+    ),
     "mapillary/axial_deeplab_l": PublishedResults(PAPER, 40.1),
 }
 

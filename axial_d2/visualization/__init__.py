@@ -6,8 +6,10 @@ from axial_d2.visualization.pictures import (
     confident,
     contact_sheet,
     draw_ground_truth,
+    draw_map,
     draw_prediction,
     legible_scale,
+    side_by_side,
 )
 from axial_d2.visualization.video import VIDEO_ENCODERS, Video, draw_frame, open_writer
 
@@ -20,7 +22,9 @@ __all__ = [
     "contact_sheet",
     "draw_frame",
     "draw_ground_truth",
+    "draw_map",
     "draw_prediction",
     "legible_scale",
     "open_writer",
+    "side_by_side",
 ]

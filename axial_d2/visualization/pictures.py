@@ -7,10 +7,11 @@ it, and small pictures can be enlarged, so that masks and labels are told apart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
+import matplotlib
 import numpy as np
 import torch
 from axial_d2.data.reading import read_image, read_panoptic_png
@@ -177,11 +178,61 @@ def comparison(
         "ground truth": draw_ground_truth(dataset_dict, metadata, scale=scale),
         "prediction": draw_prediction(image, prediction, metadata, scale=scale),
     }
+    return side_by_side(panels)
+
+
+def side_by_side(panels: Mapping[str, Array]) -> Array:
+    """Pictures of one size in a row, each with its caption below.
+
+    Args:
+        panels: caption → [h, w, 3] uint8.
+
+    Returns:
+        [h + CAPTION_HEIGHT, n · w + (n - 1) · GAP, 3] uint8.
+    """
     captioned = [
         np.concatenate([panel, _caption(text, panel.shape[1])]) for text, panel in panels.items()
     ]
     gap = np.full((captioned[0].shape[0], GAP, 3), 255, np.uint8)
-    return np.concatenate([captioned[0], gap, captioned[1], gap, captioned[2]], axis=1)
+    row = captioned[:1]
+    for picture in captioned[1:]:
+        row += [gap, picture]
+    return np.concatenate(row, axis=1)
+
+
+def draw_map(
+    image: Array,
+    values: torch.Tensor,
+    *,
+    scale: int = 1,
+    limits: tuple[float, float] | None = None,
+    point: tuple[int, int] | None = None,
+) -> Array:
+    """An image in grey under a map of numbers in colours, from dark blue to yellow.
+
+    Args:
+        image: [H, W, 3] uint8, RGB.
+        values: [H, W].
+        scale: enlarges the picture; 1 or more.
+        limits: values that get the outermost colours; default the smallest and the largest.
+        point: (row, column) of a pixel to mark with a cross.
+
+    Returns:
+        [scale · H, scale · W, 3] uint8, RGB.
+    """
+    low, high = limits or (float(values.min()), float(values.max()))
+    share = ((values.float() - low) / max(high - low, 1e-12)).clamp(0, 1).cpu().numpy()
+    height, width = (side * scale for side in image.shape[:2])
+    share = cv2.resize(share, (width, height), interpolation=cv2.INTER_LINEAR)
+    grey = _enlarge(image, scale).mean(axis=2, keepdims=True)
+    colours = matplotlib.colormaps["viridis"](share)[..., :3] * 255
+    drawn = np.ascontiguousarray((0.35 * grey + 0.65 * colours).astype(np.uint8))
+    if point is not None:
+        row, column = (int((side + 0.5) * scale) for side in point)
+        for colour, thickness in (((0, 0, 0), 5), ((255, 40, 40), 2)):
+            size = max(9, min(height, width) // 16)
+            cv2.drawMarker(drawn, (column, row), colour, cv2.MARKER_CROSS, size, thickness)
+    return drawn
 
 
 def contact_sheet(pictures: Sequence[Array], columns: int = 2, width: int = 2000) -> Array:

@@ -10,6 +10,7 @@ from axial_d2.weights.core import Report, Rule, Tensors, WeightsError, apply_rul
 from axial_d2.weights.deeplab2 import DeepLab2Format
 from axial_d2.weights.detectron2_names import Detectron2Format
 from axial_d2.weights.resnet import TorchvisionFormat
+from axial_d2.weights.vgg import TorchvisionVGGFormat
 from torch import nn
 
 
@@ -48,7 +49,13 @@ class Format(Protocol):
 # A new format is a line here.
 FORMATS: dict[str, Format] = {
     known.name: known
-    for known in (AuthorsFormat(), DeepLab2Format(), TorchvisionFormat(), Detectron2Format())
+    for known in (
+        AuthorsFormat(),
+        DeepLab2Format(),
+        TorchvisionFormat(),
+        TorchvisionVGGFormat(),
+        Detectron2Format(),
+    )
 }
 # Known and of no use: the name of a tensor that gives them away, and why.
 REFUSED = {

@@ -177,3 +177,19 @@ def test_shape_masks_have_the_area_of_their_geometry() -> None:
     half = render("ball", (0.0, 40.0), radius, 0.0, 1.0, size)
     assert half.inside == pytest.approx(0.5, abs=0.04)
     assert half.alpha.shape == half.mask.shape == (half.window[0].stop - half.window[0].start, 23)
+
+
+def test_things_of_varied_sizes_differ_a_lot_and_others_stay_as_they_were() -> None:
+    def lengths(varied_sizes: bool) -> np.ndarray:
+        areas = []
+        for index in range(0, 40):
+            scene = draw_scene(np.random.default_rng(index), index, varied_sizes=varied_sizes)
+            areas += [
+                int((scene.labels == label).sum())
+                for label, segment in enumerate(scene.segments, start=1)
+                if segment.isthing
+            ]
+        return np.sqrt(areas)
+
+    usual, varied = (np.quantile(lengths(kind), (0.1, 0.9)) for kind in (False, True))
+    assert usual[1] / usual[0] < 2.5 < varied[1] / varied[0]

@@ -75,7 +75,6 @@ def test_sizes_that_are_none_are_refused(tiny_cfg: MakeCfg, sizes: tuple) -> Non
     ("architecture", "classes"),
     [
         ("PanopticDeepLab", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
-        ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
         ("RetinaNet", "MODEL.RETINANET.NUM_CLASSES"),
     ],
 )

@@ -31,6 +31,8 @@ SIZES: list[tuple[int, int]] = [
 MAX_HIDDEN = 0.35
 #: Smallest visible area of a thing, in pixels at image scale 1.
 MIN_THING_AREA = 60
+#: Radii of things, in pixels at image scale 1, in scenes of varied sizes.
+VARIED_RADII = (7.5, 48.0)
 #: Smallest visible area of a class of stuff, as a share of the picture.
 MIN_STUFF_SHARE = 0.05
 
@@ -212,7 +214,9 @@ def _draw_thing(rng: np.random.Generator, canvas: _Canvas, placed: _Placed) -> N
     canvas.things[label] = placed
 
 
-def _add_things(rng: np.random.Generator, canvas: _Canvas, count: int, pairs: int) -> None:
+def _add_things(
+    rng: np.random.Generator, canvas: _Canvas, count: int, pairs: int, varied_sizes: bool
+) -> None:
     """Draws ``count`` things back to front, ``pairs`` of them touching one of their class.
 
     Fewer are drawn where a crowded picture has no room in 25 attempts.
@@ -221,6 +225,8 @@ def _add_things(rng: np.random.Generator, canvas: _Canvas, count: int, pairs: in
         touch = count - k <= pairs
         small = rng.random() < 0.08
         radii = (7.5, 10.0) if small else (12.5, 27.0)
+        if varied_sizes:
+            radii = VARIED_RADII
         for _ in range(25):
             placed = _propose(rng, canvas, radii, touch)
             stamp = placed.stamp
@@ -271,7 +277,9 @@ def _is_sound(labels: Array, segments: list[Segment], unit: float) -> bool:
     return True
 
 
-def draw_scene(rng: np.random.Generator, index: int, image_scale: float = 1.0) -> Scene:
+def draw_scene(
+    rng: np.random.Generator, index: int, image_scale: float = 1.0, varied_sizes: bool = False
+) -> Scene:
     """Draws one scene.
 
     Args:
@@ -280,6 +288,8 @@ def draw_scene(rng: np.random.Generator, index: int, image_scale: float = 1.0) -
             40 shows a single segment, one in 16 has no thing, one in 12 an unlabelled corner,
             and half of the others hold touching things of one class.
         image_scale: factor on the picture's size and on all patterns and shapes in it.
+        varied_sizes: whether the largest things may be six times as long as the smallest, all
+            sizes between them being as frequent; otherwise nearly all are within a factor of two.
 
     Returns:
         The scene; the same for the same arguments.
@@ -292,7 +302,8 @@ def draw_scene(rng: np.random.Generator, index: int, image_scale: float = 1.0) -
         canvas = _draw_background(rng, shape, regions, image_scale)
         if not (single or empty):
             pairs = int(rng.integers(1, 3)) if index % 2 == 0 else 0
-            _add_things(rng, canvas, int(rng.choice([2, 3, 4, 4, 5, 5, 6, 7, 8])), pairs)
+            count = int(rng.choice([2, 3, 4, 4, 5, 5, 6, 7, 8]))
+            _add_things(rng, canvas, count, pairs, varied_sizes)
         image = _light(rng, canvas.picture)
         if corner:
             _hide_corner(rng, image, canvas.labels)

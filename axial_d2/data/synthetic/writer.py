@@ -67,10 +67,18 @@ class DemoArguments:
     num_train: int
     num_val: int
     image_scale: float
+    varied_sizes: bool = False
     version: int = 2  # raised by whoever changes what the same arguments draw
 
     def count(self, split: str) -> int:
         return {"train": self.num_train, "val": self.num_val}[split]
+
+    def manifest(self) -> dict[str, Any]:
+        """As the data set's folder says; sets from before an option was there lack its default."""
+        arguments = asdict(self)
+        if not self.varied_sizes:
+            del arguments["varied_sizes"]
+        return arguments
 
 
 def _rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -153,7 +161,8 @@ def _write_split(
         folder.mkdir(parents=True, exist_ok=True)
     records = []
     for index in progress(range(arguments.count(paths.split))):
-        scene = draw_scene(_rng(arguments.seed, paths.split, index), index, arguments.image_scale)
+        rng = _rng(arguments.seed, paths.split, index)
+        scene = draw_scene(rng, index, arguments.image_scale, arguments.varied_sizes)
         records.append(_write_scene(paths, index + 1, scene))
     _write_annotations(paths, records)
 
@@ -179,7 +188,7 @@ def _is_finished(root: Path, arguments: DemoArguments, force: bool) -> bool:
     """
     manifest = root / _MANIFEST
     existing = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
-    if existing == asdict(arguments) and not force:
+    if existing == arguments.manifest() and not force:
         return True
     entries = [root / s for s in (*SPLITS, "annotations")]
     entries += [root / f"{kind}_{s}" for kind in ("panoptic", "semantic") for s in SPLITS]
@@ -187,8 +196,8 @@ def _is_finished(root: Path, arguments: DemoArguments, force: bool) -> bool:
     if existing is not None and not force:
         raise FileExistsError(
             f"{root} holds a demo data set made with {existing}, and this one would be "
-            f"{asdict(arguments)}. Choose another folder, or pass --force (force=True) to replace "
-            "it."
+            f"{arguments.manifest()}. Choose another folder, or pass --force (force=True) to "
+            "replace it."
         )
     if present and existing is None and not force:
         raise FileExistsError(
@@ -209,6 +218,7 @@ def make_demo_dataset(
     num_val: int = 80,
     *,
     image_scale: float = 1.0,
+    varied_sizes: bool = False,
     force: bool = False,
     progress: bool = False,
 ) -> bool:
@@ -226,6 +236,7 @@ def make_demo_dataset(
         num_train: pictures for training, at least 1.
         num_val: pictures for validation, at least 1; no scene is in both splits.
         image_scale: in [0.5, 16]; 1 gives pictures of 96 to 144 pixels a side.
+        varied_sizes: things differ in length by up to a factor of six.
         force: replaces what ``output_dir`` holds, and draws anew what is already there.
         progress: shows a progress bar.
 
@@ -237,7 +248,7 @@ def make_demo_dataset(
         FileExistsError: ``output_dir`` holds another set, or an unfinished one, without ``force``.
     """
     root = Path(output_dir)
-    arguments = DemoArguments(seed, num_train, num_val, image_scale)
+    arguments = DemoArguments(seed, num_train, num_val, image_scale, varied_sizes)
     _check_arguments(arguments)
     if _is_finished(root, arguments, force):
         return False
@@ -247,6 +258,6 @@ def make_demo_dataset(
             return tqdm(items, desc=f"drawing {split}", unit="image", disable=not progress)
 
         _write_split(SplitPaths(root, split), arguments, show)
-    manifest = json.dumps(asdict(arguments), indent=2)
+    manifest = json.dumps(arguments.manifest(), indent=2)
     (root / _MANIFEST).write_text(manifest + "\n", encoding="utf-8")
     return True
