@@ -51,6 +51,12 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, -1)
 
 
+def give_back_freed_memory() -> None:
+    """Undoes what :func:`keep_freed_memory` has kept, for a process that follows."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def _cpu_name() -> str:
     if CPU_INFO.exists():
         for line in CPU_INFO.read_text(encoding="utf-8").splitlines():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.environment import give_back_freed_memory
 from benchmarks.registry import DEVICES, Registry, Setting, Side, load
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,7 @@ def peak_memory(name: str, side: str, setting: Setting) -> int | None:
     """
     if setting.device == "cpu" and not STATUS.exists():
         return None
+    give_back_freed_memory()
     arguments = [name, side, "--device", setting.device]
     arguments += ["--quick"] if setting.quick else []
     process = subprocess.run(
