@@ -57,6 +57,7 @@ def scale_attention_inference(setting: Setting) -> Contest:
 
     def check(ours: Run, peers: Sequence[Run]) -> float:
         """With one scale it is the plain network."""
+        assert isinstance(peers[0], Scores)
         single = Scores(model(setting.device, width, scales=(1.0,)), side)
         single.network.load_state_dict(peers[0].network.state_dict(), strict=False)
         assert ours().shape == single().shape

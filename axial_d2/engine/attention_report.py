@@ -23,11 +23,13 @@ NUM_GROUPS = 6
 HEADER = """# Dual attention and attention to scale on the demo's data
 
 Written by `tools/compare_attention.py` (`--report docs` writes it anew from what was trained).
-Every row is trained from scratch with one optimizer, learning rate and number of iterations, which
-were tuned for none of them, and evaluated by Detectron2's `SemSegEvaluator` on images that training
-never sees; a row differs from the others of its table in its config alone. Trainings are short:
-read the spread over the seeds before the difference of two means. What the papers report for
-Cityscapes is in [model_zoo.md](model_zoo.md); none of it was trained here.
+Every row is trained from scratch with the demo's optimizer and learning rate and evaluated by
+Detectron2's `SemSegEvaluator` on images that training never sees; a row differs from the others of
+its table in its config alone. One thing was changed after first results: the net that weights the
+scales got a norm, since without one AdamW saturated its softmax, so that one scale had a weight of
+1 everywhere. Trainings are short: read the spread over the seeds before the difference of two
+means. What the papers report for Cityscapes is in [model_zoo.md](model_zoo.md); none of it was
+trained here.
 """
 
 
@@ -95,7 +97,7 @@ def write_report(
     if sizes:
         draw_sizes(sizes, folder / SIZES_FIGURE)
         parts.append(_sizes_section(sizes))
-    parts += [f"![{caption}]({file})\n\n{caption}\n" for file, caption in pictures.items()]
+    parts += [f"{caption}:\n\n![{caption}]({file})\n" for file, caption in pictures.items()]
     document = folder / DOCUMENT
     document.write_text("\n".join(parts), encoding="utf-8")
     return document
@@ -186,7 +188,7 @@ def _sizes_verdict(sizes: Mapping[int, ObjectWeights]) -> str:
     verb = "follow" if all(follows) else "do not follow on every seed"
     return (
         f"The weights **{verb}** the sizes: in {sum(follows)} of {len(follows)} trainings scale "
-        f"{min(next(iter(sizes.values())).scales):g} counts more on larger things and the mean "
+        f"{min(next(iter(sizes.values())).scales):g} counts\nmore on larger things and the mean "
         "scale is smaller there."
     )
 
