@@ -57,11 +57,12 @@ def scale_attention_inference(setting: Setting) -> Contest:
 
     def check(ours: Run, peers: Sequence[Run]) -> float:
         """With one scale it is the plain network."""
-        assert isinstance(peers[0], Scores)
+        (peer,) = peers
+        assert isinstance(peer, Scores)
         single = Scores(model(setting.device, width, scales=(1.0,)), side)
-        single.network.load_state_dict(peers[0].network.state_dict(), strict=False)
+        single.network.load_state_dict(peer.network.state_dict(), strict=False)
         assert ours().shape == single().shape
-        return relative_error(single(), peers[0]())
+        return relative_error(single(), peer())
 
     return Contest(
         Side("three scales", lambda: Scores(model(setting.device, width, scales=SCALES), side)),
