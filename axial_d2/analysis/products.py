@@ -49,7 +49,8 @@ NORMS_POOLING_INTERPOLATION = """
     max_pool2d upsample_bilinear2d upsample_nearest2d
 """
 REDUCTIONS_ORDER_SHAPE = """
-    argmax argsort im2col mT mean meshgrid min nonzero_numpy numpy_T pad repeat repeat_interleave
+    amax argmax argsort im2col mT mean meshgrid min nonzero_numpy numpy_T pad repeat
+    repeat_interleave
     sort sum topk unflatten
 """
 IGNORED_OPERATORS = (

@@ -163,7 +163,8 @@ def test_convolutional_stages_are_detectron2s_resnet_dilated_beyond_the_stride(
     dilations = {block.conv2.dilation for block in ours.res5}
     assert dilations == {(32 // output_stride,) * 2}
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(1, 3, 65, 49)
+    # Ours always has channels last in memory, where sums are added in another order.
+    x = torch.randn(1, 3, 65, 49).to(memory_format=torch.channels_last)
     with torch.no_grad():
         assert_equal_maps(ours(x), theirs(x), rtol=0, atol=0)
 
