@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+KERNELS = [
+    REPOSITORY / "axial_d2" / "ops" / "cpp_library.py",
+    *(REPOSITORY / "axial_d2" / "csrc").glob("*.h"),
+]
 REQUIREMENTS = sorted((REPOSITORY / "requirements").glob("*.txt"))
 SCRIPTS = [REPOSITORY / "tools" / name for name in ("setup_env.py", "find_python.py")]
 
@@ -21,9 +25,9 @@ SCRIPTS = [REPOSITORY / "tools" / name for name in ("setup_env.py", "find_python
 @pytest.fixture
 def setup_env(tmp_path, monkeypatch):
     """The script as a module of a checkout in ``tmp_path``, with no Python chosen."""
-    for source in [*SCRIPTS, *REQUIREMENTS, REPOSITORY / "setup.py"]:
+    for source in [*SCRIPTS, *REQUIREMENTS, *KERNELS, REPOSITORY / "setup.py"]:
         target = tmp_path / source.relative_to(REPOSITORY)
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target)
     monkeypatch.delenv("PYTHON", raising=False)
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
@@ -153,7 +157,8 @@ def test_complete_environment_is_left_alone(setup_env, installations, capsys):
 
 
 @pytest.mark.parametrize(
-    "changed", ["requirements/runtime.txt", "setup.py", "tools/find_python.py"]
+    "changed",
+    ["requirements/runtime.txt", "setup.py", "tools/find_python.py", "axial_d2/csrc/forward.h"],
 )
 def test_changed_source_completes_the_environment(setup_env, installations, changed):
     make_present(setup_env)
@@ -290,10 +295,13 @@ def test_detectron2_is_pinned_by_checksum():
     assert "pb1-detectron2==0.6 \\\n    --hash=sha256:" in lines
 
 
-def test_package_brings_neither_torch_nor_detectron2():
+def setup_options(before: str = "") -> dict:
+    """What setup.py gives to setuptools, extension modules by name."""
     code = (
-        "import setuptools; setuptools.setup = lambda **options: print(options); import runpy;"
-        "runpy.run_path('setup.py')"
+        f"import json, runpy, setuptools; {before}\n"
+        "def show(ext_modules=(), cmdclass=None, **options):\n"
+        "    print(json.dumps({**options, 'extensions': [each.name for each in ext_modules]}))\n"
+        "setuptools.setup = show; runpy.run_path('setup.py')"
     )
     output = subprocess.run(
         [sys.executable, "-c", code],
@@ -302,7 +310,11 @@ def test_package_brings_neither_torch_nor_detectron2():
         text=True,
         check=True,
     ).stdout
-    options = ast.literal_eval(output)
+    return json.loads(output.splitlines()[-1])
+
+
+def test_package_brings_neither_torch_nor_detectron2():
+    options = setup_options()
     assert options["name"] == "axial_d2"
     assert options["python_requires"] == ">=3.10"
     required = " ".join(options["install_requires"]).lower()
@@ -310,6 +322,13 @@ def test_package_brings_neither_torch_nor_detectron2():
     assert "detectron2" not in required
     assert "axial_d2" in options["packages"]
     assert not [package for package in options["packages"] if package.startswith("tests")]
+
+
+def test_kernels_are_built_for_the_torch_that_is_there_if_any():
+    (extension,) = setup_options()["extensions"]
+    assert extension.startswith("axial_d2._cpp_torch_")
+    without = "import importlib.util; importlib.util.find_spec = lambda name: None"
+    assert setup_options(without)["extensions"] == []
 
 
 def test_make_help_lists_every_target():
