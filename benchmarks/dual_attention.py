@@ -101,7 +101,7 @@ def position_attention_case(setting: Setting) -> Contest:
         checked_against="the explicit (H·W)² map",
         shapes=f"1 image of {side}×{side} positions, {KEY_CHANNELS} key and {CHANNELS} channels, "
         "float32",
-        rounds=3,
+        rounds=2,
     )
 
 
@@ -136,5 +136,5 @@ def dual_attention_head(setting: Setting) -> Contest:
         tolerance=1e-3,
         checked_against="the scores by the explicit (H·W)² map",
         shapes=f"1 crop of {side}×{side} at stride {STRIDE}, {IN_CHANNELS} channels, float32",
-        rounds=2,
+        rounds=1,
     )

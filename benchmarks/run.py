@@ -83,9 +83,10 @@ def run(registry: Registry, args: argparse.Namespace) -> dict:
         **environment(args.device),
     }
     print(f"{environment_text(report)}\n", flush=True)
-    results = [measured(measure_case, entry, args) for entry in registry.cases.values()]
-    results += [measured(measure_sweep, entry, args) for entry in registry.sweeps.values()]
-    return {**report, "results": results}
+    # Sweeps first: their largest tensors would not fit into what the cases leave of the memory.
+    sweeps = [measured(measure_sweep, entry, args) for entry in registry.sweeps.values()]
+    cases = [measured(measure_case, entry, args) for entry in registry.cases.values()]
+    return {**report, "results": [*cases, *sweeps]}
 
 
 def write(report: dict, registry: Registry, args: argparse.Namespace) -> None:

@@ -72,5 +72,5 @@ def scale_attention_inference(setting: Setting) -> Contest:
         checked_against="the plain network, with one scale",
         shapes=f"1 image of {side}×{side}, {NUM_CLASSES} classes, float32",
         notes=["By multiply-adds, three scales are 1 + 0.56 + 0.25 of one, and the attention net."],
-        rounds=3,
+        rounds=2,
     )
