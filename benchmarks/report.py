@@ -22,8 +22,8 @@ turns. Peak memory is that of a fresh process that does nothing else: on a CPU h
 set grows beyond the imports, on a GPU what PyTorch's allocator hands out at most.
 
 Where time is measured, glibc keeps what is freed (`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1` do
-the same): left alone, it gives large tensors back to the system after every layer, and at 2049² page
-faults take half of the time, of any network.
+the same): left alone, it gives large tensors back to the system after every layer, and at 2049²
+page faults take half of the time, of any network.
 
 `make bench ARGS="--only NAME"` runs one case or file, `ARGS=--quick` everything at tiny sizes;
 neither changes this page. All figures: `output/benchmarks/`. A new case: a function under `@case`
