@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.environment import give_back_freed_memory
+from benchmarks.environment import give_back_freed_memory, give_back_large_tensors
 from benchmarks.registry import DEVICES, Registry, Setting, Side, load
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args(arguments)
+    if args.device == "cpu":
+        give_back_large_tensors()
     sides = side_labels(load(), args.name, Setting(args.device, args.quick))
     print(json.dumps(measure_here(*sides[args.side], args.device)))
     return 0

@@ -61,37 +61,48 @@ def _reference(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 class _Blocks(torch.autograd.Function):
-    """Blocks of queries one after the other; the backward computes their weights once more."""
+    """Blocks of queries one after the other; the backward computes their weights once more.
+
+    All blocks share their buffers, since allocating some for each leaves holes in the heap.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        ctx.save_for_backward(query, key, value)
         output = value.new_empty(*query.shape[:2], value.shape[2])
-        for rows in _blocks_of(query):
-            torch.bmm(position_weights(query[:, rows], key), value, out=output[:, rows])
+        for rows, energies, weights in _blocks_of(query, key):
+            torch.bmm(query[:, rows], key.mT, out=energies)
+            torch.softmax(energies, dim=-1, out=weights)
+            torch.bmm(weights, value, out=output[:, rows])
+        ctx.save_for_backward(query, key, value, output)
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = ctx.saved_tensors
+        query, key, value, output = ctx.saved_tensors
         query_gradient = torch.empty_like(query)
         key_gradient, value_gradient = torch.zeros_like(key), torch.zeros_like(value)
-        for rows in _blocks_of(query):
-            weights = position_weights(query[:, rows], key)
+        for rows, energies, weights in _blocks_of(query, key):
+            torch.bmm(query[:, rows], key.mT, out=energies)
+            torch.softmax(energies, dim=-1, out=weights)
             value_gradient.baddbmm_(weights.mT, gradient[:, rows])
-            energy_gradient = gradient[:, rows] @ value.mT
-            # Of a softmax: its output times what the gradient has above its weighted mean.
-            mean = (energy_gradient * weights).sum(dim=-1, keepdim=True)
+            # Of a softmax: its output times what the gradient has above its weighted mean, which
+            # is the product of what was put out and its gradient.
+            mean = (gradient[:, rows] * output[:, rows]).sum(dim=-1, keepdim=True)
+            energy_gradient = torch.bmm(gradient[:, rows], value.mT, out=energies)
             energy_gradient.sub_(mean).mul_(weights)
             query_gradient[:, rows] = energy_gradient @ key
             key_gradient.baddbmm_(energy_gradient.mT, query[:, rows])
         return query_gradient, key_gradient, value_gradient
 
 
-def _blocks_of(query: Tensor) -> Iterator[slice]:
-    for start in range(0, query.shape[1], BLOCK):
-        yield slice(start, start + BLOCK)
+def _blocks_of(query: Tensor, key: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Blocks of queries, each with two buffers [B, queries, L]."""
+    images, length = query.shape[:2]
+    buffers = query.new_empty(2, images, min(BLOCK, length), key.shape[1])
+    for start in range(0, length, BLOCK):
+        size = min(BLOCK, length - start)
+        yield slice(start, start + size), buffers[0, :, :size], buffers[1, :, :size]
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -150,5 +150,5 @@ def test_the_whole_map_is_never_in_memory() -> None:
         )
         return float(result.stdout)
 
-    assert peak("blocked") < 64
+    assert peak("blocked") < 32
     assert peak("reference") > 120  # so that this test would notice
