@@ -20,8 +20,8 @@ is not timed. Ours and its peers then take turns in one process; of several peer
 lowest median counts. A ratio is ours over the peer's, medians of time; its range is that of single
 turns. Peak memory is that of a fresh process that does nothing else: on a CPU how far its resident
 set grows beyond the imports, on a GPU what PyTorch's allocator hands out at most. On a CPU glibc is
-told to give back what large tensors held (`MALLOC_MMAP_THRESHOLD_=131072` does the same): left alone
-it keeps holes between them, and peaks of the same program differ by half.
+told to give back what large tensors held (`MALLOC_MMAP_THRESHOLD_=131072` does the same): left to
+itself it keeps holes between them, and peaks of one program differ by half.
 
 Where time is measured, glibc keeps what is freed (`MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1` do
 the same): left alone, it gives large tensors back to the system after every layer, and at 2049²
