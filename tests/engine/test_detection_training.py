@@ -26,6 +26,7 @@ ATTENTION_RETINANET = (
     "MODEL.FPN.TOP_INPUT", "p5",
     "MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5", "p6", "p7"],
     "MODEL.RETINANET.NUM_CLASSES", 5,
+    "MODEL.RETINANET.NORM", "BN",
     "MODEL.ANCHOR_GENERATOR.SIZES", [[8], [16], [32], [64], [128]],
 )  # fmt: skip
 
@@ -37,7 +38,12 @@ def test_trains_and_measures_boxes(tiny_cfg: MakeCfg, amp: bool) -> None:
     trainer = Trainer(cfg)
     assert isinstance(trainer._trainer, CPUAutocastTrainer) == amp
     dtypes = set()
-    layers = {n: m for n, m in trainer.model.named_modules() if isinstance(m, LocalAttention)}
+    # Steps of p6 and p7, maps of a pixel here, may be too small for float32.
+    layers = {
+        name: module
+        for name, module in trainer.model.named_modules()
+        if isinstance(module, LocalAttention) and "top_block" not in name
+    }
     for layer in layers.values():
         layer.register_forward_hook(lambda _, __, output: dtypes.add(output.dtype))
     before = {name: layer.qkv.weight.detach().clone() for name, layer in layers.items()}
