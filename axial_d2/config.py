@@ -132,6 +132,33 @@ def add_deeplab2_semantics_config(cfg: CfgNode) -> None:
     cfg.MODEL.PANOPTIC_DEEPLAB.ALIGN_CORNERS = False
 
 
+def add_detection_config(cfg: CfgNode) -> None:
+    """Adds attention to ``MODEL.FPN`` and ``MODEL.RETINANET``, whose other keys are Detectron2's.
+
+    :class:`axial_d2.backbone.attention_fpn.AttentionFPN` and
+    :class:`axial_d2.heads.AttentionRetinaNetHead` have the meanings.
+    """
+    # What p6 of a RetinaNet is made from in axial_d2's pyramids: a feature of the backbone
+    # (Detectron2: res5) or the pyramid's coarsest level (p5; fits SASA's parameters).
+    cfg.MODEL.FPN.TOP_INPUT = "res5"
+    cfg.MODEL.FPN.ATTENTION = _head_attention_node()
+    # Some of output (behind each merged level) and top (p6 and p7); others stay convolutions.
+    cfg.MODEL.FPN.ATTENTION.PARTS = ["output", "top"]
+    # Of AttentionRetinaNet; RETINANET.NUM_CONVS are its layers in front of the one that predicts.
+    cfg.MODEL.RETINANET.ATTENTION = _head_attention_node()
+
+
+def _head_attention_node() -> CfgNode:
+    node = CfgNode()
+    # Twice that divides the channels: positions of a head are half row and half column.
+    node.NUM_HEADS = 8
+    # Side of the window: odd.
+    node.SPAN = 7
+    # auto, reference, blocked or triton.
+    node.IMPL = "auto"
+    return node
+
+
 def add_lookahead_config(cfg: CfgNode) -> None:
     """Adds ``SOLVER.LOOKAHEAD``; :class:`axial_d2.lookahead.Lookahead` documents the values."""
     node = cfg.SOLVER.LOOKAHEAD = CfgNode()
@@ -214,6 +241,7 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_local_attention_resnet_config(cfg)
     add_conv_axial_resnet_config(cfg)
     add_deeplab2_semantics_config(cfg)
+    add_detection_config(cfg)
     add_lookahead_config(cfg)
     add_dual_attention_config(cfg)
     add_scale_attention_config(cfg)

@@ -16,7 +16,6 @@ import io
 import json
 import platform
 import sys
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,10 +23,7 @@ import matplotlib as mpl
 import torch
 from axial_d2.analysis import analyze
 from axial_d2.data import make_demo_dataset
-from axial_d2.data.synthetic import SPLITS, SplitPaths
-from axial_d2.engine import Trainer
-from axial_d2.engine.setup import setup
-from detectron2.config import CfgNode
+from axial_d2.engine.comparison import demo_config, first_comment, train_and_time
 from tabulate import tabulate
 
 mpl.use("Agg")
@@ -79,51 +75,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def config_of(kind: str, args: argparse.Namespace) -> CfgNode:
-    registered = [
-        [f"axial_d2_demo_{s.split}", *map(str, (s.images, s.panoptic, s.panoptic_json))]
-        for s in (SplitPaths.of(args.output / "dataset", split) for split in SPLITS)
-    ]
-    opts = ["DATASETS.PANOPTIC", repr(registered), "OUTPUT_DIR", str(args.output / kind)]
-    opts += ["SOLVER.MAX_ITER", str(args.max_iter)]
-    return setup(argparse.Namespace(config_file=str(CONFIGS / f"{kind}.yaml"), opts=opts))
-
-
 def compare(kind: str, args: argparse.Namespace) -> Comparison:
+    config = CONFIGS / f"{kind}.yaml"
     with contextlib.redirect_stdout(io.StringIO()):  # Detectron2's log is in OUTPUT_DIR/log.txt
-        cfg = config_of(kind, args)
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=False)
-        start = time.perf_counter()
-        trainer.train()
-        total = time.perf_counter() - start
-        start = time.perf_counter()
-        results = Trainer.test(cfg, trainer.model)
-        evaluation = time.perf_counter() - start
+        cfg = demo_config(config, args.output / "dataset", args.output / kind, args.max_iter)
+    training = train_and_time(cfg)
     side = json.loads(Path(cfg.DATASETS.PANOPTIC[1][3]).read_text(encoding="utf-8"))["images"][0]
     cost = analyze(cfg, (side["height"], side["width"]))
-    panoptic = results["panoptic_seg"]
+    panoptic = training.results["panoptic_seg"]
     return Comparison(
         kind=kind,
-        what=first_comment(CONFIGS / f"{kind}.yaml"),
+        what=first_comment(config),
         settings=settings_of(args),
         threads=torch.get_num_threads(),
         results={
             **{key: panoptic[key] for key in ("PQ", "SQ", "RQ")},
-            "mIoU": results["sem_seg"]["mIoU"],
+            "mIoU": training.results["sem_seg"]["mIoU"],
             # Detectron2 gives no result at all where nothing was detected.
-            "mask AP": results["segm"]["AP"] if "segm" in results else 0.0,
+            "mask AP": training.results["segm"]["AP"] if "segm" in training.results else 0.0,
         },
         parameters=cost.parameters,
         multiply_adds=cost.multiply_adds,
-        # The training ends with an evaluation of its own.
-        training_seconds=total - evaluation,
-        evaluation_seconds=evaluation,
+        training_seconds=training.seconds,
+        evaluation_seconds=training.evaluation_seconds,
     )
-
-
-def first_comment(config: Path) -> str:
-    return config.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")
 
 
 def result_file(kind: str, args: argparse.Namespace) -> Path:

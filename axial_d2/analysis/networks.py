@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from axial_d2.meta_arch import AxialDeepLab, ScaleAttentionSegmentor, SlidingWindowSegmentor
+from axial_d2.meta_arch import (
+    AttentionRetinaNet,
+    AxialDeepLab,
+    ScaleAttentionSegmentor,
+    SlidingWindowSegmentor,
+)
 from axial_d2.meta_arch.batching import grid_size
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import RetinaNet, SemanticSegmentor
@@ -131,6 +136,7 @@ NETWORKS: dict[type[nn.Module], Callable[[Any], Network]] = {
     SlidingWindowSegmentor: SemanticNetwork,
     ScaleAttentionSegmentor: ScaleNetwork,
     RetinaNet: RetinaNetNetwork,
+    AttentionRetinaNet: RetinaNetNetwork,
 }
 
 

@@ -10,6 +10,7 @@ from detectron2.layers import CNNBlockBase, Conv2d
 from torch import Tensor, nn
 
 BLOCK = 4
+PIXELS = BLOCK * BLOCK  # of a block
 MIXTURES = 4
 # PyTorch's fused attention fails on a GPU beyond this batch (pytorch/pytorch issue 142228).
 MAX_BLOCKS_A_CALL = 65_535
@@ -56,16 +57,21 @@ class AttentionStem(CNNBlockBase):
             nn.init.normal_(table, std=embedding**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        padded = F.pad(x, (0, -width % BLOCK, 0, -height % BLOCK))
+        batch, _, height, width = x.shape
+        rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+        blocks = self._blocks(x, rows, columns)
         attended = self._attend(
-            self._blocks(self.query(padded)),
-            self._blocks(self.key(padded)),
-            self._blocks(self._values(padded)),
+            self._heads(self.query(blocks)),
+            self._heads(self.key(blocks)),
+            self._heads(self._values(blocks)),
             self._inside(height, width, x),
         )
-        out = F.relu_(self.norm(self._image(attended, padded)[:, :, :height, :width]))
-        return F.max_pool2d(out, BLOCK, ceil_mode=True)
+        pixels = attended.transpose(1, 2).reshape(batch, rows * columns, PIXELS, self.out_channels)
+        if height % BLOCK or width % BLOCK:
+            image = self._image(pixels, rows, columns)[:, :, :height, :width]
+            return F.max_pool2d(F.relu_(self.norm(image)), BLOCK, ceil_mode=True)
+        out = F.relu_(self.norm(pixels.permute(0, 3, 1, 2)))  # [B, C, blocks, 16]
+        return out.amax(3).unflatten(2, (rows, columns))
 
     def mixture_weights(self) -> Tensor:
         """p(a, b, m), [4, 4, mixtures], by row and column inside a block."""
@@ -85,26 +91,38 @@ class AttentionStem(CNNBlockBase):
             )
         return torch.cat(attended)
 
-    def _values(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W], multiples of 4 → [B, out_channels, H, W]."""
-        rows, columns = (side // BLOCK for side in x.shape[2:])
-        weights = self.mixture_weights().to(x.dtype).permute(2, 0, 1).repeat(1, rows, columns)
-        candidates = self.value(x).unflatten(1, (MIXTURES, -1))  # [B, M, C, H, W]
-        return torch.einsum("bmchw,mhw->bchw", candidates, weights)
+    def _values(self, blocks: Tensor) -> Tensor:
+        """[B, in_channels, blocks, 16] → [B, out_channels, blocks, 16]."""
+        batch, _, number, _ = blocks.shape
+        if not batch:
+            return self.value(blocks)[:, : self.out_channels]
+        # Places outermost: the mixtures of a place are one matrix product for all blocks.
+        places = blocks.permute(3, 1, 0, 2).flatten(2)[..., None].contiguous()
+        candidates = self.value(places).view(PIXELS, MIXTURES, self.out_channels * batch * number)
+        weights = self.mixture_weights().to(candidates.dtype).flatten(0, 1)[:, None]  # [16, 1, M]
+        values = (weights @ candidates).view(PIXELS, self.out_channels, batch, number)
+        return values.permute(2, 1, 3, 0).contiguous(memory_format=torch.channels_last)
 
-    def _blocks(self, image: Tensor) -> Tensor:
-        """[B, C, H, W] → [B·blocks, N, 16, C / N]."""
-        rows, columns = (side // BLOCK for side in image.shape[2:])
-        parts = image.unflatten(3, (columns, BLOCK)).unflatten(2, (rows, BLOCK))
-        parts = parts.unflatten(1, (self.num_heads, -1))  # [B, N, C/N, rows, 4, columns, 4]
-        return parts.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(0, 2)
+    def _blocks(self, image: Tensor, rows: int, columns: int) -> Tensor:
+        """[B, C, H, W] → [B, C, blocks, 16], channels last in memory; zeros beyond the image.
 
-    def _image(self, blocks: Tensor, like: Tensor) -> Tensor:
-        """[B·blocks, N, 16, C / N] → [B, C, H, W]."""
-        batch, _, height, width = like.shape
-        parts = blocks.unflatten(0, (batch, height // BLOCK, width // BLOCK))
-        parts = parts.unflatten(4, (BLOCK, BLOCK))  # [B, rows, columns, N, 4, 4, C/N]
-        return parts.permute(0, 3, 6, 1, 4, 2, 5).reshape(batch, self.out_channels, height, width)
+        Before the projections, when there are few channels to move.
+        """
+        height, width = image.shape[2:]
+        padded = F.pad(image, (0, columns * BLOCK - width, 0, rows * BLOCK - height))
+        parts = padded.unflatten(3, (columns, BLOCK)).unflatten(2, (rows, BLOCK))
+        blocks = parts.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+        return blocks.contiguous(memory_format=torch.channels_last)
+
+    def _heads(self, blocks: Tensor) -> Tensor:
+        """[B, C, blocks, 16] → [B·blocks, N, 16, C / N]."""
+        pixels = blocks.permute(0, 2, 3, 1).unflatten(3, (self.num_heads, -1))
+        return pixels.flatten(0, 1).transpose(1, 2)
+
+    def _image(self, pixels: Tensor, rows: int, columns: int) -> Tensor:
+        """[B, blocks, 16, C] → [B, C, 4·rows, 4·columns]."""
+        parts = pixels.unflatten(2, (BLOCK, BLOCK)).unflatten(1, (rows, columns))
+        return parts.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
     def _inside(self, height: int, width: int, like: Tensor) -> Tensor | None:
         """[B·blocks, 1, 1, 16] bool, which keys are pixels of the image; None if all are."""

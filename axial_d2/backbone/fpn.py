@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from axial_d2.backbone.attention_resnet import AttentionResNet
 from axial_d2.backbone.axial_resnet import AxialResNet
 from axial_d2.backbone.local_attention_resnet import LocalAttentionResNet
-from axial_d2.backbone.stages import OUTPUT_CHANNELS, scale_channels
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 
@@ -19,41 +19,64 @@ BottomUp = type[AttentionResNet]
 
 def _build_pyramid(bottom_up: BottomUp, cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """p2 … p6."""
-    return _build_fpn(bottom_up, cfg, input_shape, LastLevelMaxPool())
+    return _build_fpn(build_bottom_up(bottom_up, cfg, input_shape), cfg, LastLevelMaxPool())
 
 
 def _build_retinanet_pyramid(bottom_up: BottomUp, cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """p3 … p7."""
-    node = bottom_up.node_of(cfg)
-    if "res5" not in node.OUT_FEATURES:
-        raise ValueError(
-            f"{bottom_up.config_node}.OUT_FEATURES {node.OUT_FEATURES} lacks res5, which p6 and "
-            "p7 of a RetinaNet are made from; add it."
-        )
-    channels = scale_channels(OUTPUT_CHANNELS[3], node.WIDTH_MULTIPLIER)
-    top_block = LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS)
-    return _build_fpn(bottom_up, cfg, input_shape, top_block)
+    backbone = build_bottom_up(bottom_up, cfg, input_shape)
+    feature, channels = top_input(backbone, cfg, f"{bottom_up.config_node}.OUT_FEATURES")
+    top_block = LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, feature)
+    return _build_fpn(backbone, cfg, top_block)
 
 
 def _build_fpn(
-    bottom_up: BottomUp,
-    cfg: CfgNode,
-    input_shape: ShapeSpec,
-    top_block: LastLevelMaxPool | LastLevelP6P7,
+    bottom_up: Backbone, cfg: CfgNode, top_block: LastLevelMaxPool | LastLevelP6P7
 ) -> FPN:
-    return FPN(
-        bottom_up=_build_bottom_up(bottom_up, cfg, input_shape),
-        in_features=cfg.MODEL.FPN.IN_FEATURES,
-        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
-        top_block=top_block,
-        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-    )
+    return FPN(bottom_up=bottom_up, top_block=top_block, **fpn_arguments(cfg))
 
 
-def _build_bottom_up(
+def fpn_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Detectron2's own arguments of its FPN, from ``MODEL.FPN``."""
+    node = cfg.MODEL.FPN
+    return {
+        "in_features": node.IN_FEATURES,
+        "out_channels": node.OUT_CHANNELS,
+        "norm": node.NORM,
+        "fuse_type": node.FUSE_TYPE,
+    }
+
+
+def top_input(bottom_up: Backbone, cfg: CfgNode, where: str) -> tuple[str, int]:
+    """Name and channels of what p6 of a RetinaNet is made from, ``MODEL.FPN.TOP_INPUT``.
+
+    Args:
+        where: the config key of the features that the backbone returns, for errors.
+
+    Raises:
+        ValueError: neither a feature of the backbone nor the pyramid's coarsest level.
+    """
+    given, shapes = cfg.MODEL.FPN.TOP_INPUT, bottom_up.output_shape()
+    coarsest = f"p{shapes[cfg.MODEL.FPN.IN_FEATURES[-1]].stride.bit_length() - 1}"
+    if given == coarsest:
+        return given, cfg.MODEL.FPN.OUT_CHANNELS
+    if given not in shapes:
+        raise ValueError(
+            f"{where} {list(shapes)} lacks {given}, which p6 and p7 of a RetinaNet are made from; "
+            "add it, or set MODEL.FPN.TOP_INPUT to one of them or to the pyramid's coarsest level "
+            f"{coarsest}."
+        )
+    return given, shapes[given].channels
+
+
+def build_bottom_up(
     backbone_class: BottomUp, cfg: CfgNode, input_shape: ShapeSpec
 ) -> AttentionResNet:
+    """The backbone under a pyramid.
+
+    Raises:
+        ValueError: its features do not make a pyramid, each at twice the stride of the last.
+    """
     node, where = backbone_class.node_of(cfg), backbone_class.config_node
     if node.OUTPUT_STRIDE != 32:
         raise ValueError(

@@ -15,6 +15,11 @@ _SEMANTIC = (
     lambda cfg: cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
     "stuff_classes",
 )
+_RETINANET = (
+    "MODEL.RETINANET.NUM_CLASSES",
+    lambda cfg: cfg.MODEL.RETINANET.NUM_CLASSES,
+    "thing_classes",
+)
 # Meta-architecture → (config key of its number of classes, its value, which classes of the data
 # set).
 CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
@@ -28,11 +33,8 @@ CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
         lambda cfg: cfg.MODEL.ROI_HEADS.NUM_CLASSES,
         "thing_classes",
     ),
-    "RetinaNet": (
-        "MODEL.RETINANET.NUM_CLASSES",
-        lambda cfg: cfg.MODEL.RETINANET.NUM_CLASSES,
-        "thing_classes",
-    ),
+    "RetinaNet": _RETINANET,
+    "AttentionRetinaNet": _RETINANET,
 }
 # In their lower case these are in the names of our backbones; Detectron2's read MODEL.RESNETS.
 BACKBONE_NODES = (
@@ -43,13 +45,16 @@ BACKBONE_NODES = (
     "VGG16_LARGEFOV",
 )
 
-# Meta-architecture → the nodes of ``cfg.MODEL`` with its heads' norms.
+# Meta-architecture → the nodes of ``cfg.MODEL`` with its heads' and its pyramid's norms.
 HEAD_NODES = {
     "AxialDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
     "PanopticDeepLab": ("SEM_SEG_HEAD", "INS_EMBED_HEAD"),
     "SemanticSegmentor": ("SEM_SEG_HEAD",),
     "ScaleAttentionSegmentor": ("SEM_SEG_HEAD", "SCALE_ATTENTION"),
     "SlidingWindowSegmentor": ("SEM_SEG_HEAD",),
+    "GeneralizedRCNN": ("FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"),
+    "RetinaNet": ("FPN", "RETINANET"),
+    "AttentionRetinaNet": ("FPN", "RETINANET"),
 }
 
 

@@ -3,17 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from axial_d2.layers.absolute_position import check_sinusoid_channels, sinusoid_positions
 from axial_d2.layers.position_sensitive import PositionSensitiveAttention, check_heads
 from axial_d2.layers.relative_window import RelativeWindow
 from axial_d2.layers.terms import ALL_TERMS, AttentionTerms
 from axial_d2.ops import local_attention, local_logit_moments
-from axial_d2.ops.local_attention import check_implementation, check_window
+from axial_d2.ops.local_attention import (
+    IMPLEMENTATION_CHOICES,
+    check_implementation,
+    check_window,
+)
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
 POSITION_CHOICES = ("relative", "absolute", "none")
+
+
+def check_local_attention(node: Any, channels: int, where: str, channels_key: str) -> None:
+    """Raises ValueError for values of a config that :class:`LocalAttention` would refuse.
+
+    Args:
+        node: holds ``NUM_HEADS``, ``SPAN`` and ``IMPL``.
+        channels: of query, key, value and output.
+        where: the config key of ``node``.
+        channels_key: the config key that sets ``channels``.
+    """
+    multiple = 2 * node.NUM_HEADS  # half of a head's channels are row, half column
+    if node.NUM_HEADS < 1 or channels % multiple:
+        raise ValueError(
+            f"{where}.NUM_HEADS is {node.NUM_HEADS}; it must be at least 1, and twice that must "
+            f"divide the {channels} channels of {channels_key}: positions of a head are half row "
+            "and half column."
+        )
+    check_window(node.SPAN, f"{where}.SPAN")
+    if node.IMPL not in IMPLEMENTATION_CHOICES:
+        raise ValueError(
+            f"{where}.IMPL is {node.IMPL!r}; it must be one of {IMPLEMENTATION_CHOICES}."
+        )
 
 
 class LocalAttention(nn.Module):

@@ -1,6 +1,6 @@
 """The papers' numbers about size and cost, built and counted here."""
 
-from axial_d2.analysis.fidelity import alternatives, axial_deeplab, deeplab2, sasa
+from axial_d2.analysis.fidelity import alternatives, axial_deeplab, deeplab2, detection, sasa
 from axial_d2.analysis.fidelity.document import (
     MULTIPLY_ADD_TOLERANCE,
     PARAMETER_TOLERANCE,
@@ -10,8 +10,8 @@ from axial_d2.analysis.fidelity.document import (
 from axial_d2.analysis.fidelity.measure import Measured, measure, measure_tables
 from axial_d2.analysis.fidelity.tables import PublishedModel, PublishedTable
 
-PUBLISHED = (*axial_deeplab.TABLES, *sasa.TABLES, *deeplab2.TABLES)
-ALTERNATIVES = alternatives.TABLES
+PUBLISHED = (*axial_deeplab.TABLES, *sasa.TABLES, *detection.TABLES, *deeplab2.TABLES)
+ALTERNATIVES = (*alternatives.TABLES, *detection.ALTERNATIVES)
 
 __all__ = [
     "ALTERNATIVES",

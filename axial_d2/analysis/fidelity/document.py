@@ -16,7 +16,7 @@ HEADER = """# Fidelity: the published numbers, and ours
 Written by `tools/fidelity_report.py`, which builds every model below without weights and counts it
 with `axial_d2.analysis`; a test fails where the published tables here are out of date, a slow one
 (`make test-slow`) where anything is. Nothing is typed by hand but the published numbers and the
-words (`axial_d2/analysis/fidelity/`). SASA's detection models are not among them.
+words (`axial_d2/analysis/fidelity/`).
 
 A multiply-add is one product of a convolution, a matrix product, or one of attention's five terms
 (q·k, q·r, k·r, and the weighted sums of v and r^v), counted from the formula whichever
@@ -31,6 +31,7 @@ The text does not say everything: whether the stem has a pool and scales with th
 striding happens, what replaces the ASPP, and what a window counts at the border. The presets above
 are the readings that fit parameters and multiply-adds together best; here is what the others give.
 That the paper's COCO table was counted with span 65, too, is concluded from the fit.
+SASA's text makes "FPN and heads" attention; its parameters leave FPN convolutional.
 """
 
 
