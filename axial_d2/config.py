@@ -230,3 +230,6 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     # Data sets to register before training: [name, image folder, panoptic PNG folder, panoptic
     # JSON] each; axial_d2.data.register_panoptic_dataset does the same from Python.
     cfg.DATASETS.PANOPTIC = []
+    # The same for classification: [name, folder that holds one folder a class] each;
+    # axial_d2.data.register_image_folder does the same from Python.
+    cfg.DATASETS.IMAGE_FOLDERS = []

@@ -1,6 +1,7 @@
 """Data sets: registration, reading, validation and the demo data. Imports no model."""
 
 from axial_d2.data.demo import register_demo_dataset
+from axial_d2.data.image_folder import register_image_folder
 from axial_d2.data.known import KNOWN_DATASETS, register_known_datasets
 from axial_d2.data.mapillary import register_mapillary_vistas
 from axial_d2.data.mapillary_check import check_mapillary_split
@@ -26,6 +27,7 @@ __all__ = [
     "read_image",
     "read_panoptic_png",
     "register_demo_dataset",
+    "register_image_folder",
     "register_known_datasets",
     "register_mapillary_vistas",
     "register_panoptic_dataset",
