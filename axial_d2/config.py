@@ -203,6 +203,24 @@ def add_sliding_window_config(cfg: CfgNode) -> None:
     node.STRIDE = (512, 512)
 
 
+def add_classification_input_config(cfg: CfgNode) -> None:
+    """Adds ``INPUT.CLASSIFICATION``; :class:`axial_d2.data.ClassificationMapper` documents it."""
+    node = cfg.INPUT.CLASSIFICATION = CfgNode()
+    # Height and width of what the network sees, in pixels.
+    node.CROP_SIZE = 224
+    # Share of the image's area in a training crop: above 0 to 1, least and greatest.
+    node.SCALE = (0.08, 1.0)
+    # Width / height of a training crop before it is resized: above 0, least and greatest.
+    node.RATIO = (3 / 4, 4 / 3)
+    # Operations of RandAugment a training image: 0 (off) or more.
+    node.RANDAUGMENT_OPS = 0
+    # Of those operations: 0 to 30.
+    node.RANDAUGMENT_MAGNITUDE = 9
+    # Shorter edge at test, of which CROP_SIZE is cut from the centre: CROP_SIZE or more, or 0 for
+    # the image's own size.
+    node.TEST_SIZE = 256
+
+
 def add_axial_deeplab_config(cfg: CfgNode) -> None:
     """Adds every key that axial_d2 reads, in place.
 
@@ -218,6 +236,7 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_dual_attention_config(cfg)
     add_scale_attention_config(cfg)
     add_sliding_window_config(cfg)
+    add_classification_input_config(cfg)
     cfg.MODEL.INS_EMBED_HEAD.NAME = "AxialDeepLabInsEmbedHead"
     # What stands between the backbone and each decoder: none, projection (1x1 convolution to
     # ASPP_CHANNELS) or aspp.

@@ -1,5 +1,6 @@
 """Data sets: registration, reading, validation and the demo data. Imports no model."""
 
+from axial_d2.data.classification_mapper import ClassificationMapper
 from axial_d2.data.demo import register_demo_dataset
 from axial_d2.data.image_folder import register_image_folder
 from axial_d2.data.known import KNOWN_DATASETS, register_known_datasets
@@ -15,6 +16,7 @@ from axial_d2.data.validation import check_panoptic_dataset
 
 __all__ = [
     "KNOWN_DATASETS",
+    "ClassificationMapper",
     "DatasetError",
     "NamingMapper",
     "PanopticMapper",
