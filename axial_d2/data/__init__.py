@@ -11,7 +11,7 @@ from axial_d2.data.mapper import NamingMapper, PanopticMapper
 from axial_d2.data.panoptic import register_panoptic_dataset
 from axial_d2.data.problems import Problem, ProblemKind
 from axial_d2.data.reading import DatasetError, read_image, read_panoptic_png
-from axial_d2.data.synthetic import make_demo_dataset
+from axial_d2.data.synthetic import make_demo_dataset, make_demo_image_folder
 from axial_d2.data.validation import check_panoptic_dataset
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "check_mapillary_split",
     "check_panoptic_dataset",
     "make_demo_dataset",
+    "make_demo_image_folder",
     "prepare_mapillary_split",
     "read_image",
     "read_panoptic_png",
