@@ -203,6 +203,20 @@ def add_sliding_window_config(cfg: CfgNode) -> None:
     node.STRIDE = (512, 512)
 
 
+def add_classifier_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.CLASSIFIER``; :class:`axial_d2.meta_arch.ImageClassifier` has the meanings."""
+    node = cfg.MODEL.CLASSIFIER = CfgNode()
+    node.NUM_CLASSES = 1000
+    # The backbone's feature that is pooled; its OUT_FEATURES must have it.
+    node.IN_FEATURE = "res5"
+    # In front of the linear layer: 0 to below 1.
+    node.DROPOUT = 0.0
+    # Share of the target that goes to all classes alike: 0 to below 1.
+    node.LABEL_SMOOTHING = 0.0
+    # Of the beta distribution that mixup's shares come from: above 0, or 0 for no mixup.
+    node.MIXUP_ALPHA = 0.0
+
+
 def add_classification_input_config(cfg: CfgNode) -> None:
     """Adds ``INPUT.CLASSIFICATION``; :class:`axial_d2.data.ClassificationMapper` documents it."""
     node = cfg.INPUT.CLASSIFICATION = CfgNode()
@@ -236,6 +250,7 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_dual_attention_config(cfg)
     add_scale_attention_config(cfg)
     add_sliding_window_config(cfg)
+    add_classifier_config(cfg)
     add_classification_input_config(cfg)
     cfg.MODEL.INS_EMBED_HEAD.NAME = "AxialDeepLabInsEmbedHead"
     # What stands between the backbone and each decoder: none, projection (1x1 convolution to
