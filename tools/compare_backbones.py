@@ -17,7 +17,7 @@ import json
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -26,6 +26,7 @@ from axial_d2.analysis import analyze
 from axial_d2.data import make_demo_dataset
 from axial_d2.data.synthetic import SPLITS, SplitPaths
 from axial_d2.engine import Trainer
+from axial_d2.engine.comparison import Study, first_comment
 from axial_d2.engine.setup import setup
 from detectron2.config import CfgNode
 from tabulate import tabulate
@@ -122,22 +123,6 @@ def compare(kind: str, args: argparse.Namespace) -> Comparison:
     )
 
 
-def first_comment(config: Path) -> str:
-    return config.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")
-
-
-def result_file(kind: str, args: argparse.Namespace) -> Path:
-    return args.output / kind / "comparison.json"
-
-
-def finished(kind: str, args: argparse.Namespace) -> Comparison | None:
-    file = result_file(kind, args)
-    if not file.is_file():
-        return None
-    comparison = Comparison(**json.loads(file.read_text(encoding="utf-8")))
-    return comparison if comparison.settings == settings_of(args) else None
-
-
 def settings_of(args: argparse.Namespace) -> dict[str, int]:
     return {name: getattr(args, name) for name in ("max_iter", "num_train", "num_val", "seed")}
 
@@ -204,17 +189,13 @@ def draw_figure(comparisons: list[Comparison], file: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    study = Study(args.output, settings_of(args))
     if args.report is None:
         make_demo_dataset(args.output / "dataset", args.seed, args.num_train, args.num_val)
-        for kind in args.kinds:
-            comparison = finished(kind, args)
-            if comparison is None:
-                print(f"{kind}: training …", flush=True)
-                comparison = compare(kind, args)
-                document = json.dumps(asdict(comparison), indent=2) + "\n"
-                result_file(kind, args).write_text(document, encoding="utf-8")
+        trained = study.ensure(args.kinds, Comparison, lambda kind: compare(kind, args))
+        for kind, comparison in trained:
             print(f"{kind}: PQ {comparison.results['PQ']:.1f}", flush=True)
-    done = [c for kind in args.kinds if (c := finished(kind, args)) is not None]
+    done = [c for kind in args.kinds if (c := study.finished(kind, Comparison)) is not None]
     if not done:
         print(f"compare_backbones: nothing trained in {args.output} yet", file=sys.stderr)
         return 1

@@ -1,0 +1,60 @@
+"""Configs trained with one budget, so that they can be compared; what is trained is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where the results of a comparison are kept, one JSON file a kind.
+
+    Args:
+        output: folder; a kind's file is ``<output>/<kind>/comparison.json``.
+        settings: what the comparison holds fixed, such as its iterations. Results of other
+            settings do not count.
+    """
+
+    output: Path
+    settings: dict[str, Any]
+
+    def finished(self, kind: str, result_class: type[Result]) -> Result | None:
+        """The result of a kind that was trained with these settings."""
+        file = self._file(kind)
+        if not file.is_file():
+            return None
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return result_class(**record) if record["settings"] == self.settings else None
+
+    def ensure(
+        self, kinds: Iterable[str], result_class: type[Result], train: Callable[[str], Result]
+    ) -> Iterable[tuple[str, Result]]:
+        """Each kind with its result, trained now unless it was before; kept as soon as it is there.
+
+        Args:
+            kinds: their names.
+            result_class: dataclass of plain values, ``settings`` among them.
+            train: from a kind's name to its result.
+        """
+        for kind in kinds:
+            result = self.finished(kind, result_class)
+            if result is None:
+                print(f"{kind}: training …", flush=True)
+                result = train(kind)
+                document = json.dumps(asdict(result), indent=2) + "\n"  # type: ignore[call-overload]
+                self._file(kind).write_text(document, encoding="utf-8")
+            yield kind, result
+
+    def _file(self, kind: str) -> Path:
+        return self.output / kind / "comparison.json"
+
+
+def first_comment(config: Path) -> str:
+    """What a config is, as the comment in its first line says."""
+    return config.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")
