@@ -143,6 +143,15 @@ def add_lookahead_config(cfg: CfgNode) -> None:
     node.ALPHA = 0.5
 
 
+def add_ema_config(cfg: CfgNode) -> None:
+    """Adds ``SOLVER.EMA``; :class:`axial_d2.engine.ema.EMAHook` documents the values."""
+    node = cfg.SOLVER.EMA = CfgNode()
+    # Whether an exponential moving average of the weights is kept, saved and tested.
+    node.ENABLED = False
+    # From 0 to below 1; the average reaches back about 1 / (1 - DECAY) iterations.
+    node.DECAY = 0.9999
+
+
 def add_dual_attention_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.DUAL_ATTENTION``; :class:`axial_d2.heads.DualAttentionHead` has the meanings.
 
@@ -247,6 +256,7 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_conv_axial_resnet_config(cfg)
     add_deeplab2_semantics_config(cfg)
     add_lookahead_config(cfg)
+    add_ema_config(cfg)
     add_dual_attention_config(cfg)
     add_scale_attention_config(cfg)
     add_sliding_window_config(cfg)
