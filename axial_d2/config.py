@@ -170,6 +170,15 @@ def add_lookahead_config(cfg: CfgNode) -> None:
     node.ALPHA = 0.5
 
 
+def add_ema_config(cfg: CfgNode) -> None:
+    """Adds ``SOLVER.EMA``; :class:`axial_d2.engine.ema.EMAHook` documents the values."""
+    node = cfg.SOLVER.EMA = CfgNode()
+    # Whether an exponential moving average of the weights is kept, saved and tested.
+    node.ENABLED = False
+    # From 0 to below 1; the average reaches back about 1 / (1 - DECAY) iterations.
+    node.DECAY = 0.9999
+
+
 def add_dual_attention_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.DUAL_ATTENTION``; :class:`axial_d2.heads.DualAttentionHead` has the meanings.
 
@@ -230,6 +239,38 @@ def add_sliding_window_config(cfg: CfgNode) -> None:
     node.STRIDE = (512, 512)
 
 
+def add_classifier_config(cfg: CfgNode) -> None:
+    """Adds ``MODEL.CLASSIFIER``; :class:`axial_d2.meta_arch.ImageClassifier` has the meanings."""
+    node = cfg.MODEL.CLASSIFIER = CfgNode()
+    node.NUM_CLASSES = 1000
+    # The backbone's feature that is pooled; its OUT_FEATURES must have it.
+    node.IN_FEATURE = "res5"
+    # In front of the linear layer: 0 to below 1.
+    node.DROPOUT = 0.0
+    # Share of the target that goes to all classes alike: 0 to below 1.
+    node.LABEL_SMOOTHING = 0.0
+    # Of the beta distribution that mixup's shares come from: above 0, or 0 for no mixup.
+    node.MIXUP_ALPHA = 0.0
+
+
+def add_classification_input_config(cfg: CfgNode) -> None:
+    """Adds ``INPUT.CLASSIFICATION``; :class:`axial_d2.data.ClassificationMapper` documents it."""
+    node = cfg.INPUT.CLASSIFICATION = CfgNode()
+    # Height and width of what the network sees, in pixels.
+    node.CROP_SIZE = 224
+    # Share of the image's area in a training crop: above 0 to 1, least and greatest.
+    node.SCALE = (0.08, 1.0)
+    # Width / height of a training crop before it is resized: above 0, least and greatest.
+    node.RATIO = (3 / 4, 4 / 3)
+    # Operations of RandAugment a training image: 0 (off) or more.
+    node.RANDAUGMENT_OPS = 0
+    # Of those operations: 0 to 30.
+    node.RANDAUGMENT_MAGNITUDE = 9
+    # Shorter edge at test, of which CROP_SIZE is cut from the centre: CROP_SIZE or more, or 0 for
+    # the image's own size.
+    node.TEST_SIZE = 256
+
+
 def add_axial_deeplab_config(cfg: CfgNode) -> None:
     """Adds every key that axial_d2 reads, in place.
 
@@ -243,9 +284,12 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     add_deeplab2_semantics_config(cfg)
     add_detection_config(cfg)
     add_lookahead_config(cfg)
+    add_ema_config(cfg)
     add_dual_attention_config(cfg)
     add_scale_attention_config(cfg)
     add_sliding_window_config(cfg)
+    add_classifier_config(cfg)
+    add_classification_input_config(cfg)
     cfg.MODEL.INS_EMBED_HEAD.NAME = "AxialDeepLabInsEmbedHead"
     # What stands between the backbone and each decoder: none, projection (1x1 convolution to
     # ASPP_CHANNELS) or aspp.
@@ -258,3 +302,6 @@ def add_axial_deeplab_config(cfg: CfgNode) -> None:
     # Data sets to register before training: [name, image folder, panoptic PNG folder, panoptic
     # JSON] each; axial_d2.data.register_panoptic_dataset does the same from Python.
     cfg.DATASETS.PANOPTIC = []
+    # The same for classification: [name, folder that holds one folder a class] each;
+    # axial_d2.data.register_image_folder does the same from Python.
+    cfg.DATASETS.IMAGE_FOLDERS = []

@@ -16,14 +16,14 @@ import io
 import json
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
 import torch
 from axial_d2.analysis import analyze
 from axial_d2.data import make_demo_dataset
-from axial_d2.engine.comparison import demo_config, first_comment, train_and_time
+from axial_d2.engine.comparison import Study, demo_config, first_comment, train_and_time
 from tabulate import tabulate
 
 mpl.use("Agg")
@@ -101,18 +101,6 @@ def compare(kind: str, args: argparse.Namespace) -> Comparison:
     )
 
 
-def result_file(kind: str, args: argparse.Namespace) -> Path:
-    return args.output / kind / "comparison.json"
-
-
-def finished(kind: str, args: argparse.Namespace) -> Comparison | None:
-    file = result_file(kind, args)
-    if not file.is_file():
-        return None
-    comparison = Comparison(**json.loads(file.read_text(encoding="utf-8")))
-    return comparison if comparison.settings == settings_of(args) else None
-
-
 def settings_of(args: argparse.Namespace) -> dict[str, int]:
     return {name: getattr(args, name) for name in ("max_iter", "num_train", "num_val", "seed")}
 
@@ -179,17 +167,13 @@ def draw_figure(comparisons: list[Comparison], file: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
+    study = Study(args.output, settings_of(args))
     if args.report is None:
         make_demo_dataset(args.output / "dataset", args.seed, args.num_train, args.num_val)
-        for kind in args.kinds:
-            comparison = finished(kind, args)
-            if comparison is None:
-                print(f"{kind}: training …", flush=True)
-                comparison = compare(kind, args)
-                document = json.dumps(asdict(comparison), indent=2) + "\n"
-                result_file(kind, args).write_text(document, encoding="utf-8")
+        trained = study.ensure(args.kinds, Comparison, lambda kind: compare(kind, args))
+        for kind, comparison in trained:
             print(f"{kind}: PQ {comparison.results['PQ']:.1f}", flush=True)
-    done = [c for kind in args.kinds if (c := finished(kind, args)) is not None]
+    done = [c for kind in args.kinds if (c := study.finished(kind, Comparison)) is not None]
     if not done:
         print(f"compare_backbones: nothing trained in {args.output} yet", file=sys.stderr)
         return 1

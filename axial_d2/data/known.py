@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from axial_d2.data.image_folder import register_image_folder
 from axial_d2.data.mapillary import MAPILLARY_NAMES, register_mapillary_vistas
 from axial_d2.data.missing import is_missing, register_missing
 from axial_d2.data.reading import DatasetError
@@ -16,10 +17,17 @@ def _register_mapillary(version: str, split: str, datasets: str) -> None:
     register_mapillary_vistas(os.path.join(datasets, "mapillary_vistas"), version, [split])
 
 
+def _register_imagenet(split: str, datasets: str) -> None:
+    register_image_folder(f"imagenet_{split}", os.path.join(datasets, "imagenet", split))
+
+
 #: Name → what registers it, given the folder of all data sets.
 KNOWN_DATASETS: dict[str, Callable[[str], None]] = {
-    name: partial(_register_mapillary, version, split)
-    for name, (version, split) in MAPILLARY_NAMES.items()
+    **{
+        name: partial(_register_mapillary, version, split)
+        for name, (version, split) in MAPILLARY_NAMES.items()
+    },
+    **{f"imagenet_{split}": partial(_register_imagenet, split) for split in ("train", "val")},
 }
 
 
@@ -31,8 +39,8 @@ def register_known_datasets(names: Iterable[str], datasets: str | None = None) -
 
     Args:
         names: of data sets, known or not.
-        datasets: folder that holds ``mapillary_vistas``; by default, as in Detectron2, the
-            environment variable ``DETECTRON2_DATASETS``, or else ``datasets``.
+        datasets: folder that holds ``mapillary_vistas`` and ``imagenet``; by default, as in
+            Detectron2, the environment variable ``DETECTRON2_DATASETS``, or else ``datasets``.
     """
     folder = datasets or os.environ.get("DETECTRON2_DATASETS", "datasets")
     for name in names:

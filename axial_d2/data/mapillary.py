@@ -11,10 +11,10 @@ from typing import Any
 from axial_d2.data.categories import class_metadata
 from axial_d2.data.mapillary_labels import check_categories, label_categories, read_label_file
 from axial_d2.data.mapillary_layout import RELEASES, SPLITS, MapillarySplit
-from axial_d2.data.missing import is_missing
 from axial_d2.data.panoptic import PanopticDataset, PanopticMetadata
 from axial_d2.data.panoptic_json import load_json
 from axial_d2.data.reading import DatasetError
+from axial_d2.data.registering import is_registered
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 IGNORE_LABEL = 255
@@ -140,12 +140,6 @@ def register_mapillary_vistas(
 
 
 def _register(name: str, dataset: MapillaryDataset) -> None:
-    if name in DatasetCatalog and not is_missing(name):
-        if DatasetCatalog[name] == dataset:
-            return
-        raise ValueError(
-            f"A data set named {name!r} is already registered, with {DatasetCatalog[name]}; now "
-            f"given is {dataset}. Call DatasetCatalog.remove({name!r}) first."
-        )
-    MetadataCatalog[name] = _metadata(name, dataset)
-    DatasetCatalog[name] = dataset
+    if not is_registered(name, dataset):
+        MetadataCatalog[name] = _metadata(name, dataset)
+        DatasetCatalog[name] = dataset

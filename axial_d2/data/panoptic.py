@@ -12,6 +12,7 @@ from axial_d2.data.derived import DerivedFiles, ensure_derived, semantic_file_na
 from axial_d2.data.instances_json import load_thing_annotations
 from axial_d2.data.panoptic_json import PanopticJson, read_panoptic_json
 from axial_d2.data.reading import DatasetError
+from axial_d2.data.registering import is_registered, local_path
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
@@ -138,12 +139,6 @@ def load_panoptic_dicts(dataset: PanopticDataset) -> list[dict[str, Any]]:
     return dicts
 
 
-def _local(path: str | os.PathLike) -> str:
-    """An absolute path, so that changing the folder changes no data set; URIs are kept."""
-    text = os.fspath(path)
-    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
-
-
 def _check_numbers(dataset: PanopticDataset, num_classes: int) -> None:
     if not isinstance(dataset.label_divisor, int) or dataset.label_divisor < 2:
         raise ValueError(
@@ -156,19 +151,6 @@ def _check_numbers(dataset: PanopticDataset, num_classes: int) -> None:
             f"ignore_label is {ignore!r}, but {dataset.panoptic_json} has {num_classes} classes: "
             f"it must be an integer from {num_classes} to 65535 (usually 255)."
         )
-
-
-def _is_registered(name: str, dataset: PanopticDataset) -> bool:
-    """Whether the very same data set has this name; raises where another one has."""
-    if name not in DatasetCatalog:
-        return False
-    registered = DatasetCatalog[name]
-    if registered == dataset:
-        return True
-    raise ValueError(
-        f"A data set named {name!r} is already registered, with {registered}; now given is "
-        f"{dataset}. Choose another name, or call DatasetCatalog.remove({name!r}) first."
-    )
 
 
 def register_panoptic_dataset(
@@ -212,16 +194,16 @@ def register_panoptic_dataset(
         DatasetError: the JSON is malformed or empty (a ``ValueError``).
     """
     dataset = PanopticDataset(
-        image_root=_local(image_root),
-        panoptic_root=_local(panoptic_root),
-        panoptic_json=_local(panoptic_json),
-        instances_json=None if instances_json is None else _local(instances_json),
-        sem_seg_root=None if sem_seg_root is None else _local(sem_seg_root),
+        image_root=local_path(image_root),
+        panoptic_root=local_path(panoptic_root),
+        panoptic_json=local_path(panoptic_json),
+        instances_json=None if instances_json is None else local_path(instances_json),
+        sem_seg_root=None if sem_seg_root is None else local_path(sem_seg_root),
         label_divisor=label_divisor,
         ignore_label=ignore_label,
         evaluator_type=evaluator_type,
     )
-    if _is_registered(name, dataset):
+    if is_registered(name, dataset):
         return
     source = read_panoptic_json(dataset.panoptic_json)
     if dataset.instances_json is not None and not PathManager.isfile(dataset.instances_json):
@@ -232,7 +214,7 @@ def register_panoptic_dataset(
     classes = class_metadata(source.categories)
     _check_numbers(dataset, len(classes["stuff_classes"]))
     MetadataCatalog[name] = _metadata(name, dataset, classes)
-    DatasetCatalog.register(name, dataset)
+    DatasetCatalog[name] = dataset
 
 
 def _metadata(name: str, dataset: PanopticDataset, classes: dict[str, Any]) -> PanopticMetadata:

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs
 
 import numpy as np
 import torch
+from axial_d2.engine.ema import EMAHook
 from axial_d2.weights.core import WeightsError
 from axial_d2.weights.formats import convert, is_known
 from axial_d2.weights.reading import UNFILLED, is_tensorflow, read_file, tensors_in
@@ -48,6 +49,18 @@ class StrictCheckpointer(DetectionCheckpointer):
         WeightsError: the file cannot be read; or lists the keys that do not fit, with the shapes
             in the checkpoint and in the model.
     """
+
+    # The average of the model's weights, which is saved as the model; None saves the model.
+    ema: EMAHook | None = None
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        model = self.model
+        if self.ema is not None:
+            self.model = self.ema.model
+        try:
+            super().save(name, **kwargs)
+        finally:
+            self.model = model
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         if path and "://" not in path and comm.is_main_process():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from axial_d2.engine.ema import check_decay
 from axial_d2.meta_arch.test_time_augmentation import check_test_time_augmentation
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -64,6 +65,7 @@ def check_config(cfg: CfgNode) -> None:
     _check_class_counts(cfg)
     _check_ignore_label(cfg)
     _check_crop(cfg)
+    _check_ema(cfg)
     if cfg.TEST.AUG.ENABLED:
         check_test_time_augmentation(cfg)
     _check_device(cfg)
@@ -118,6 +120,17 @@ def _check_crop(cfg: CfgNode) -> None:
         raise ValueError(
             f"INPUT.CROP.TYPE is {crop.TYPE!r}; Detectron2's Panoptic-DeepLab heads take "
             "'absolute' only, with INPUT.CROP.SIZE in pixels."
+        )
+
+
+def _check_ema(cfg: CfgNode) -> None:
+    if not cfg.SOLVER.EMA.ENABLED:
+        return
+    check_decay(cfg.SOLVER.EMA.DECAY)
+    if cfg.TEST.PRECISE_BN.ENABLED:
+        raise ValueError(
+            "TEST.PRECISE_BN.ENABLED computes statistics for the weights in training, but with "
+            "SOLVER.EMA.ENABLED the averaged ones are tested and saved; set one of them False."
         )
 
 

@@ -1,19 +1,67 @@
-"""Trainings on the demo's data set that are compared with each other: set up, timed, described."""
+"""Trainings that are compared with each other: set up, timed, kept and described."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import io
+import json
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from axial_d2.data.synthetic import SPLITS, SplitPaths
 from axial_d2.engine.setup import setup
 from axial_d2.engine.trainer import Trainer
 from detectron2.config import CfgNode
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Where the results of a comparison are kept, one JSON file a kind.
+
+    Args:
+        output: folder; a kind's file is ``<output>/<kind>/comparison.json``.
+        settings: what the comparison holds fixed, such as its iterations. Results of other
+            settings do not count.
+    """
+
+    output: Path
+    settings: dict[str, Any]
+
+    def finished(self, kind: str, result_class: type[Result]) -> Result | None:
+        """The result of a kind that was trained with these settings."""
+        file = self._file(kind)
+        if not file.is_file():
+            return None
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return result_class(**record) if record["settings"] == self.settings else None
+
+    def ensure(
+        self, kinds: Iterable[str], result_class: type[Result], train: Callable[[str], Result]
+    ) -> Iterable[tuple[str, Result]]:
+        """Each kind with its result, trained now unless it was before; kept as soon as it is there.
+
+        Args:
+            kinds: their names.
+            result_class: dataclass of plain values, ``settings`` among them.
+            train: from a kind's name to its result.
+        """
+        for kind in kinds:
+            result = self.finished(kind, result_class)
+            if result is None:
+                print(f"{kind}: training …", flush=True)
+                result = train(kind)
+                document = json.dumps(asdict(result), indent=2) + "\n"  # type: ignore[call-overload]
+                self._file(kind).write_text(document, encoding="utf-8")
+            yield kind, result
+
+    def _file(self, kind: str) -> Path:
+        return self.output / kind / "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -57,12 +105,12 @@ def train_and_time(cfg: CfgNode) -> TimedTraining:
         trainer.train()
         total, cpu_total = time.perf_counter() - start, time.process_time() - cpu_start
         start, cpu_start = time.perf_counter(), time.process_time()
-        results = Trainer.test(cfg, trainer.model)
+        results = Trainer.test(cfg, trainer.tested_model)
         evaluation, cpu_evaluation = time.perf_counter() - start, time.process_time() - cpu_start
     # The training ends with an evaluation of its own.
     return TimedTraining(results, total - evaluation, cpu_total - cpu_evaluation, evaluation)
 
 
 def first_comment(config: Path) -> str:
-    """What the first line of a config says it is."""
+    """What a config is, as the comment in its first line says."""
     return config.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")

@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 from axial_d2.config import add_axial_deeplab_config
-from axial_d2.data import register_known_datasets, register_panoptic_dataset
+from axial_d2.data import (
+    register_image_folder,
+    register_known_datasets,
+    register_panoptic_dataset,
+)
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
@@ -55,13 +59,13 @@ def read_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> Cfg
 def register_datasets(cfg: CfgNode) -> None:
     """Registers the data sets that a config names.
 
-    Those of ``DATASETS.PANOPTIC``, and what else it names of
+    Those of ``DATASETS.PANOPTIC`` and ``DATASETS.IMAGE_FOLDERS``, and what else it names of
     :data:`axial_d2.data.KNOWN_DATASETS`, of which one whose files are missing fails when it is
     used.
 
     Raises:
-        FileNotFoundError: files of ``DATASETS.PANOPTIC`` do not exist.
-        ValueError: a malformed entry of it.
+        FileNotFoundError: files of an entry of the two lists do not exist.
+        ValueError: a malformed entry of them.
     """
     for entry in cfg.DATASETS.PANOPTIC:
         if len(entry) != 4:
@@ -70,6 +74,13 @@ def register_datasets(cfg: CfgNode) -> None:
                 "panoptic PNG folder, panoptic JSON]."
             )
         register_panoptic_dataset(*entry)
+    for entry in cfg.DATASETS.IMAGE_FOLDERS:
+        if len(entry) != 2:
+            raise ValueError(
+                f"DATASETS.IMAGE_FOLDERS has the entry {entry}; each must be [name, folder that "
+                "holds one folder a class]."
+            )
+        register_image_folder(*entry)
     register_known_datasets((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
 
 

@@ -13,6 +13,7 @@ from axial_d2.data.mapper import NamingMapper, PanopticMapper
 from axial_d2.data.semantic_mapper import SemanticMapper
 from axial_d2.engine.checkpoint import StrictCheckpointer
 from axial_d2.engine.checks import check_config
+from axial_d2.engine.ema import build_ema, check_resumed
 from axial_d2.evaluation import build_evaluators
 from axial_d2.meta_arch.test_time_augmentation import with_test_time_augmentation
 from axial_d2.solver import build_lr_scheduler, build_optimizer
@@ -77,7 +78,9 @@ class Trainer(DefaultTrainer):
         model = _distributed_model(model)
         self._trainer = _step_trainer(cfg)(model, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.ema = build_ema(cfg, model)
         self.checkpointer = StrictCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer.ema = self.ema
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -88,21 +91,36 @@ class Trainer(DefaultTrainer):
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check_resumed(state_dict, self.ema is not None)
         super().load_state_dict(state_dict)
         if "_trainer" in state_dict:
             self._trainer.load_state_dict(state_dict["_trainer"])
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's; with ``TEST.AUG.ENABLED`` the trained model is tested so as well."""
+        """Detectron2's, and what ``SOLVER.EMA`` and ``TEST.AUG`` ask for."""
         built = super().build_hooks()
+        if self.ema is not None:
+            evaluation = [type(hook) for hook in built].index(hooks.EvalHook)
+            built[evaluation] = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._test)
+            # Before anything saves or tests what it averages.
+            built.insert(0, self.ema)
         if self.cfg.TEST.AUG.ENABLED:
             kinds = [type(hook) for hook in built]
             # Right after the plain test, and before the results are written.
             built.insert(kinds.index(hooks.EvalHook) + 1, hooks.EvalHook(0, self._test_with_TTA))
         return built
 
+    @property
+    def tested_model(self) -> nn.Module:
+        """What evaluation during and after training sees: the average of ``SOLVER.EMA`` if any."""
+        return self.model if self.ema is None else self.ema.model
+
+    def _test(self) -> dict[str, Any]:
+        self._last_eval_results = self.test(self.cfg, self.tested_model)
+        return self._last_eval_results
+
     def _test_with_TTA(self) -> dict[str, Any]:
-        results = self.test_with_TTA(self.cfg, self.model)
+        results = self.test_with_TTA(self.cfg, self.tested_model)
         self._last_eval_results.update(results)
         return results
 

@@ -12,6 +12,7 @@ import axial_d2  # noqa: F401  bridges an old Detectron2, so it comes before the
 import numpy as np
 import pytest
 from axial_d2.data import make_demo_dataset, register_demo_dataset
+from axial_d2.engine import Trainer
 from axial_d2.engine.setup import load_config
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -56,6 +57,24 @@ def tiny_cfg(demo_files: Path, tmp_path: Path) -> Callable[..., CfgNode]:
         return load_config(TINY_CONFIG, ["OUTPUT_DIR", str(tmp_path / "out"), *opts])
 
     return make
+
+
+@pytest.fixture
+def fixed_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Iteration i sees the same pictures in every run: Detectron2's sampler restarts anew."""
+    monkeypatch.setattr(Trainer, "test", classmethod(lambda cls, cfg, model: {}))
+    load = Trainer.build_train_loader.__func__
+    batches: list[Any] = []
+
+    def build(cls, cfg: CfgNode) -> Iterator[Any]:
+        if not batches:
+            pictures = iter(load(cls, cfg))
+            batches.extend(next(pictures) for _ in range(cfg.SOLVER.MAX_ITER))
+        checkpoint = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
+        start = 3 if checkpoint.exists() else 0
+        return iter(batches[start:])
+
+    monkeypatch.setattr(Trainer, "build_train_loader", classmethod(build))
 
 
 CATEGORIES = [

@@ -34,6 +34,7 @@ def metadata(tiny_cfg: MakeCfg) -> Callable[..., str]:
         DatasetCatalog.register(names[-1], lambda: DatasetCatalog.get("tiny_val"))
         return names[-1]
 
+    common["classes"] = ["one", "two"]
     return make
 
 
@@ -62,6 +63,7 @@ def kinds(evaluators: DatasetEvaluators) -> list[str]:
         ("RetinaNet", "coco", ["COCOEvaluator"]),
         ("SemanticSegmentor", "coco_panoptic_seg", ["SemSegEvaluator"]),
         ("SemanticSegmentor", "cityscapes_panoptic_seg", ["CityscapesSemSegEvaluator"]),
+        ("ImageClassifier", "classification", ["ClassificationEvaluator"]),
     ],
 )
 def test_the_table(
@@ -128,7 +130,7 @@ def test_detectron2s_panoptic_coco_measures_instances_on_their_own_names(
 ) -> None:
     made = []
     monkeypatch.setattr(
-        "axial_d2.evaluation.COCOEvaluator", lambda name, output_dir: made.append(name)
+        "axial_d2.evaluation.table.COCOEvaluator", lambda name, output_dir: made.append(name)
     )
     build_evaluators(tiny_cfg(), name, str(tmp_path))
     assert made == [name.removesuffix("_panoptic")]
@@ -137,5 +139,5 @@ def test_detectron2s_panoptic_coco_measures_instances_on_their_own_names(
 
 
 def test_every_type_has_a_factory_for_something() -> None:
-    outputs = {"panoptic_seg", "sem_seg", "instances"}
+    outputs = {"panoptic_seg", "sem_seg", "instances", "logits"}
     assert all(factories and set(factories) <= outputs for factories in EVALUATORS.values())

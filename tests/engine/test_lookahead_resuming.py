@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from axial_d2.engine import Trainer
 from axial_d2.solver import OPTIMIZERS, build_optimizer
 from detectron2.config import CfgNode
-from detectron2.engine import HookBase
+from resuming import leave_behind, train
 from tiny_lookahead import MakeCfg, assert_equal, lookahead_cfg, make_module, step, values
 
 
@@ -63,46 +61,6 @@ def test_a_state_saved_before_the_first_step_loads(tiny_cfg: MakeCfg) -> None:
     assert all((value == 0.5).all() for value in values(module))
 
 
-class Rates(HookBase):
-    """The learning rate of every iteration."""
-
-    def __init__(self) -> None:
-        self.seen: dict[int, float] = {}
-
-    def before_step(self) -> None:
-        self.seen[self.trainer.iter] = self.trainer.optimizer.param_groups[0]["lr"]
-
-
-@pytest.fixture
-def fixed_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Iteration i sees the same pictures in every run: Detectron2's sampler restarts anew."""
-    monkeypatch.setattr(Trainer, "test", classmethod(lambda cls, cfg, model: {}))
-    load = Trainer.build_train_loader.__func__
-    batches: list[Any] = []
-
-    def build(cls, cfg: CfgNode) -> Iterator[Any]:
-        if not batches:
-            pictures = iter(load(cls, cfg))
-            batches.extend(next(pictures) for _ in range(cfg.SOLVER.MAX_ITER))
-        checkpoint = Path(cfg.OUTPUT_DIR) / "last_checkpoint"
-        start = 3 if checkpoint.exists() else 0
-        return iter(batches[start:])
-
-    monkeypatch.setattr(Trainer, "build_train_loader", classmethod(build))
-
-
-def train(cfg: CfgNode, seed: int) -> tuple[Trainer, dict[int, float]]:
-    """Trains, resuming if there is something, from weights of that seed."""
-    Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
-    torch.manual_seed(seed)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=True)
-    rates = Rates()
-    trainer.register_hooks([rates])
-    trainer.train()
-    return trainer, rates.seen
-
-
 @pytest.mark.usefixtures("fixed_batches")
 @pytest.mark.parametrize("steps", [2, 5])
 def test_a_training_resumed_within_a_cycle_is_the_uninterrupted_one(
@@ -118,12 +76,8 @@ def test_a_training_resumed_within_a_cycle_is_the_uninterrupted_one(
         return cfg
 
     whole, whole_rates = train(cfg_in("whole"), seed=1)
-    # What a run that was killed after three iterations leaves behind.
     interrupted = cfg_in("interrupted")
-    Path(interrupted.OUTPUT_DIR).mkdir()
-    state = (tmp_path / "whole" / "model_0000002.pth").read_bytes()
-    (tmp_path / "interrupted" / "model_0000002.pth").write_bytes(state)
-    (tmp_path / "interrupted" / "last_checkpoint").write_text("model_0000002.pth")
+    leave_behind(Path(cfg_in("whole").OUTPUT_DIR), Path(interrupted.OUTPUT_DIR))
     resumed, resumed_rates = train(interrupted, seed=2)
 
     assert resumed.start_iter == 3

@@ -61,7 +61,9 @@ class Scene:
 
 
 @dataclass
-class _Placed:
+class Placed:
+    """A thing in its place: ``centre`` (x, y) and ``radius`` in pixels, ``angle`` in radians."""
+
     name: str
     centre: tuple[float, float]
     radius: float
@@ -70,11 +72,13 @@ class _Placed:
 
 
 @dataclass
-class _Canvas:
+class Canvas:
+    """A picture being drawn, float ``[H, W, 3]``, with its ground truth as in ``Scene``."""
+
     picture: Array
     labels: Array
     segments: list[Segment]
-    things: dict[int, _Placed] = field(default_factory=dict)
+    things: dict[int, Placed] = field(default_factory=dict)
     unit: float = 1.0
     light: float = 0.0
 
@@ -88,11 +92,17 @@ def _distinct_colors(rng: np.random.Generator, count: int, distance: float) -> A
             return colors
 
 
-def _draw_background(
-    rng: np.random.Generator, shape: tuple[int, int], count: int, unit: float
-) -> _Canvas:
+def draw_background(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    count: int,
+    unit: float,
+    names: list[str] | None = None,
+) -> Canvas:
+    """``count`` regions of stuff: of random classes, all different, unless ``names`` are given."""
     regions = draw_regions(rng, shape, count)
-    names = [STUFF_NAMES[i] for i in rng.permutation(len(STUFF_NAMES))[:count]]
+    if names is None:
+        names = [STUFF_NAMES[i] for i in rng.permutation(len(STUFF_NAMES))[:count]]
     colors = _distinct_colors(rng, count, 0.22)
     picture = np.empty((*shape, 3), np.float32)
     for k, name in enumerate(names):
@@ -101,10 +111,10 @@ def _draw_background(
         picture[inside] = stuff[inside]
     segments = [Segment(name, isthing=False) for name in names]
     light = float(rng.uniform(0, 2 * np.pi))
-    return _Canvas(picture, regions + 1, segments, unit=unit, light=light)
+    return Canvas(picture, regions + 1, segments, unit=unit, light=light)
 
 
-def _covers_too_much(canvas: _Canvas, stamp: shapes.Stamp) -> bool:
+def _covers_too_much(canvas: Canvas, stamp: shapes.Stamp) -> bool:
     """Whether drawing the stamp would leave something beneath it undecidable."""
     window = canvas.labels[stamp.window]
     for label in np.unique(window[stamp.mask]):
@@ -124,7 +134,7 @@ def _covers_too_much(canvas: _Canvas, stamp: shapes.Stamp) -> bool:
     return _fills_a_hole(canvas, stamp)
 
 
-def _fills_a_hole(canvas: _Canvas, stamp: shapes.Stamp) -> bool:
+def _fills_a_hole(canvas: Canvas, stamp: shapes.Stamp) -> bool:
     """Whether a ring, the stamp or one beneath it, would lose its opening to another thing."""
     is_thing = canvas.labels > sum(not s.isthing for s in canvas.segments)
     if stamp.hole.any() and is_thing[stamp.window][stamp.hole].mean() > 0.4:
@@ -136,9 +146,18 @@ def _fills_a_hole(canvas: _Canvas, stamp: shapes.Stamp) -> bool:
     )
 
 
+def place(
+    rng: np.random.Generator, canvas: Canvas, name: str, centre: tuple[float, float], radius: float
+) -> Placed:
+    """A thing at a random angle, slightly stretched."""
+    angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.1)
+    stamp = shapes.render(name, centre, radius, angle, stretch, canvas.labels.shape)
+    return Placed(name, centre, radius, float(angle), stamp)
+
+
 def _propose(
-    rng: np.random.Generator, canvas: _Canvas, radii: tuple[float, float], touch: bool
-) -> _Placed:
+    rng: np.random.Generator, canvas: Canvas, radii: tuple[float, float], touch: bool
+) -> Placed:
     """A random thing; with ``touch`` one that touches a thing of its own class."""
     height, width = canvas.labels.shape
     radius = float(np.exp(rng.uniform(*np.log(radii)))) * canvas.unit
@@ -158,9 +177,7 @@ def _propose(
             neighbour.centre[0] + reach * float(np.cos(way)),
             neighbour.centre[1] + reach * float(np.sin(way)),
         )
-    angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.1)
-    stamp = shapes.render(name, centre, radius, angle, stretch, (height, width))
-    return _Placed(name, centre, radius, float(angle), stamp)
+    return place(rng, canvas, name, centre, radius)
 
 
 def _contrasting_color(rng: np.random.Generator, beneath: Array) -> Array:
@@ -173,7 +190,7 @@ def _contrasting_color(rng: np.random.Generator, beneath: Array) -> Array:
     return candidates[good[0] if len(good) else tenth.argmax()]
 
 
-def _fill_picture(rng: np.random.Generator, placed: _Placed, color: Array, unit: float) -> Array:
+def _fill_picture(rng: np.random.Generator, placed: Placed, color: Array, unit: float) -> Array:
     """Colours of a thing in its window: its class's pattern in two colours, shaded, grainy."""
     rows, columns = placed.stamp.window
     x = np.arange(columns.start, columns.stop, dtype=np.float32) - placed.centre[0]
@@ -189,7 +206,8 @@ def _fill_picture(rng: np.random.Generator, placed: _Placed, color: Array, unit:
     return fill
 
 
-def _draw_thing(rng: np.random.Generator, canvas: _Canvas, placed: _Placed) -> None:
+def draw_thing(rng: np.random.Generator, canvas: Canvas, placed: Placed) -> None:
+    """Draws a thing, with its shadow, in colours that contrast with what lies beneath."""
     stamp, unit = placed.stamp, canvas.unit
     shadow = cv2.GaussianBlur(stamp.alpha, (0, 0), 1.5 * unit)
     shift = 2.0 * unit * np.array([np.cos(canvas.light), np.sin(canvas.light)])
@@ -215,7 +233,7 @@ def _draw_thing(rng: np.random.Generator, canvas: _Canvas, placed: _Placed) -> N
 
 
 def _add_things(
-    rng: np.random.Generator, canvas: _Canvas, count: int, pairs: int, varied_sizes: bool
+    rng: np.random.Generator, canvas: Canvas, count: int, pairs: int, varied_sizes: bool
 ) -> None:
     """Draws ``count`` things back to front, ``pairs`` of them touching one of their class.
 
@@ -235,11 +253,11 @@ def _add_things(
                 and stamp.mask.sum() >= MIN_THING_AREA * canvas.unit**2
                 and not _covers_too_much(canvas, stamp)
             ):
-                _draw_thing(rng, canvas, placed)
+                draw_thing(rng, canvas, placed)
                 break
 
 
-def _light(rng: np.random.Generator, picture: Array) -> Array:
+def photograph(rng: np.random.Generator, picture: Array) -> Array:
     """The picture ``[H, W, 3]`` as a camera would see it: uint8."""
     height, width = picture.shape[:2]
     along, _ = textures.rotated_grid((height, width), rng.uniform(0, 2 * np.pi))
@@ -299,12 +317,12 @@ def draw_scene(
     single, empty, corner = index % 40 == 21, index % 16 == 5, index % 12 == 7
     while True:
         regions = 1 if single else int(rng.integers(2, 5))
-        canvas = _draw_background(rng, shape, regions, image_scale)
+        canvas = draw_background(rng, shape, regions, image_scale)
         if not (single or empty):
             pairs = int(rng.integers(1, 3)) if index % 2 == 0 else 0
             count = int(rng.choice([2, 3, 4, 4, 5, 5, 6, 7, 8]))
             _add_things(rng, canvas, count, pairs, varied_sizes)
-        image = _light(rng, canvas.picture)
+        image = photograph(rng, canvas.picture)
         if corner:
             _hide_corner(rng, image, canvas.labels)
         if _is_sound(canvas.labels, canvas.segments, image_scale):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from axial_d2.data.annotations import instance_annotations, segment_info, semantic_map
 from axial_d2.data.categories import contiguous_ids
 from axial_d2.data.synthetic.categories import CATEGORIES, CATEGORY_IDS
+from axial_d2.data.synthetic.finished import finish, is_finished
 from axial_d2.data.synthetic.scenes import Scene, Segment, draw_scene
 from panopticapi.utils import id2rgb
 from tqdm import tqdm
@@ -22,7 +22,8 @@ Array = np.ndarray
 
 SPLITS = ("train", "val")
 IGNORE_LABEL = 255
-_MANIFEST = "manifest.json"
+#: Names of the folders that a set may have.
+ENTRIES = (*SPLITS, "annotations", *(f"{k}_{s}" for k in ("panoptic", "semantic") for s in SPLITS))
 _THING_IDS = {c["id"] for c in CATEGORIES if c["isthing"]}
 _CONTIGUOUS_IDS = contiguous_ids(CATEGORIES)
 
@@ -97,7 +98,8 @@ def _segment_ids(segments: list[Segment]) -> list[int]:
     return ids
 
 
-def _write_image(path: Path, image: Array) -> None:
+def write_image(path: Path, image: Array) -> None:
+    """Writes a picture, BGR, or raises OSError."""
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix == ".jpg" else []
     if not cv2.imwrite(str(path), image, options):
         raise OSError(f"Cannot write {path}.")
@@ -114,9 +116,9 @@ def _write_scene(paths: SplitPaths, image_id: int, scene: Scene) -> dict[str, An
         for segment_id, segment in zip(ids, scene.segments, strict=True)
     ]
     semantic = semantic_map(id_map, segments, _CONTIGUOUS_IDS, IGNORE_LABEL)
-    _write_image(paths.images / file_name, scene.image)
-    _write_image(paths.panoptic / f"{stem}.png", np.ascontiguousarray(id2rgb(id_map)[..., ::-1]))
-    _write_image(paths.semantic / f"{stem}.png", semantic)
+    write_image(paths.images / file_name, scene.image)
+    write_image(paths.panoptic / f"{stem}.png", np.ascontiguousarray(id2rgb(id_map)[..., ::-1]))
+    write_image(paths.semantic / f"{stem}.png", semantic)
     height, width = id_map.shape
     return {
         "image": {"id": image_id, "file_name": file_name, "height": height, "width": width},
@@ -167,48 +169,27 @@ def _write_split(
     _write_annotations(paths, records)
 
 
-def _check_arguments(arguments: DemoArguments) -> None:
-    for name in ("num_train", "num_val"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"{name} is {getattr(arguments, name)}; it must be at least 1.")
-    if arguments.seed < 0:
-        raise ValueError(f"seed is {arguments.seed}; it must be 0 or more.")
-    if not 0.5 <= arguments.image_scale <= 16:
-        raise ValueError(
-            f"image_scale is {arguments.image_scale}; it must lie in [0.5, 16] (1 gives pictures "
-            "of 96 to 144 pixels)."
-        )
+def check_arguments(
+    seed: int, counts: dict[str, int], image_scale: float, sides: str, least: int = 1
+) -> None:
+    """Raises ValueError for what no demo data set can be drawn with.
 
-
-def _is_finished(root: Path, arguments: DemoArguments, force: bool) -> bool:
-    """Whether ``root`` holds exactly this set; clears it for a new one where allowed.
-
-    Raises:
-        FileExistsError: it holds something else and ``force`` is not given.
+    Args:
+        seed: of the random numbers.
+        counts: name of an argument → its number of pictures.
+        image_scale: factor on the pictures' size.
+        sides: of the pictures at image scale 1, in words.
+        least: each of ``counts``.
     """
-    manifest = root / _MANIFEST
-    existing = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
-    if existing == arguments.manifest() and not force:
-        return True
-    entries = [root / s for s in (*SPLITS, "annotations")]
-    entries += [root / f"{kind}_{s}" for kind in ("panoptic", "semantic") for s in SPLITS]
-    present = [path for path in entries if path.exists()]
-    if existing is not None and not force:
-        raise FileExistsError(
-            f"{root} holds a demo data set made with {existing}, and this one would be "
-            f"{arguments.manifest()}. Choose another folder, or pass --force (force=True) to "
-            "replace it."
+    for name, count in counts.items():
+        if count < least:
+            raise ValueError(f"{name} is {count}; it must be at least {least}.")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must be 0 or more.")
+    if not 0.5 <= image_scale <= 16:
+        raise ValueError(
+            f"image_scale is {image_scale}; it must lie in [0.5, 16] (1 gives pictures of {sides})."
         )
-    if present and existing is None and not force:
-        raise FileExistsError(
-            f"{root} already holds {', '.join(p.name for p in present)}, but no {_MANIFEST} of a "
-            "finished demo data set (an earlier run may have been interrupted). Choose another "
-            "folder, or pass --force (force=True) to replace them."
-        )
-    manifest.unlink(missing_ok=True)
-    for path in present:
-        shutil.rmtree(path)
-    return False
 
 
 def make_demo_dataset(
@@ -249,8 +230,9 @@ def make_demo_dataset(
     """
     root = Path(output_dir)
     arguments = DemoArguments(seed, num_train, num_val, image_scale, varied_sizes)
-    _check_arguments(arguments)
-    if _is_finished(root, arguments, force):
+    counts = {"num_train": num_train, "num_val": num_val}
+    check_arguments(seed, counts, image_scale, "96 to 144 pixels")
+    if is_finished(root, arguments.manifest(), ENTRIES, force):
         return False
     for split in SPLITS:
 
@@ -258,6 +240,5 @@ def make_demo_dataset(
             return tqdm(items, desc=f"drawing {split}", unit="image", disable=not progress)
 
         _write_split(SplitPaths(root, split), arguments, show)
-    manifest = json.dumps(arguments.manifest(), indent=2)
-    (root / _MANIFEST).write_text(manifest + "\n", encoding="utf-8")
+    finish(root, arguments.manifest())
     return True

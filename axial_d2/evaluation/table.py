@@ -1,10 +1,11 @@
-"""Detectron2's evaluators, chosen by a data set's ``evaluator_type``."""
+"""Which evaluators a data set's ``evaluator_type`` and a model's outputs call for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 
+from axial_d2.evaluation.classification import ClassificationEvaluator
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import (
@@ -26,6 +27,7 @@ SEMANTIC_ARCHITECTURES = (
     "ScaleAttentionSegmentor",
     "SlidingWindowSegmentor",
 )
+CLASSIFIERS = ("ImageClassifier",)
 PANOPTIC_ARCHITECTURES = ("AxialDeepLab", "PanopticDeepLab", "PanopticFPN")
 
 # Detectron2's panoptic COCO names hold stuff among their classes, which COCOEvaluator refuses.
@@ -65,6 +67,7 @@ EVALUATORS: dict[str, dict[str, EvaluatorFactory]] = {
     "sem_seg": {"sem_seg": _semantic},
     "coco": {"instances": _coco},
     "lvis": {"instances": lambda name, out: LVISEvaluator(name, output_dir=out)},
+    "classification": {"logits": lambda name, out: ClassificationEvaluator(name, out)},
     "pascal_voc": {"instances": lambda name, _: PascalVOCDetectionEvaluator(name)},
 }
 
@@ -75,6 +78,8 @@ def model_outputs(cfg: CfgNode) -> tuple[str, ...]:
         return ("panoptic_seg", "sem_seg", "instances")
     if cfg.MODEL.META_ARCHITECTURE in SEMANTIC_ARCHITECTURES:
         return ("sem_seg",)
+    if cfg.MODEL.META_ARCHITECTURE in CLASSIFIERS:
+        return ("logits",)
     return ("instances",)
 
 
@@ -98,7 +103,7 @@ def build_evaluators(
         raise ValueError(
             f"the data set {dataset_name} has evaluator_type {evaluator_type!r}; set one of "
             f"{tuple(EVALUATORS)} in its metadata, or register it with "
-            "axial_d2.data.register_panoptic_dataset."
+            "axial_d2.data.register_panoptic_dataset or register_image_folder."
         )
     factories = EVALUATORS[evaluator_type]
     outputs = [name for name in model_outputs(cfg) if name in factories]
