@@ -72,11 +72,14 @@ def counted_attention(
     logit_scale: Tensor | None = None,
     span: int = 0,
     query_key: bool = True,
+    position_scale: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """An implementation of :func:`axial_d2.ops.axial_attention` and of its 2-D local sibling."""
     content, position = torch.ops.axial_d2.counted_attention(
         query, key, value, query_table, key_table, value_table, span, query_key
     )
+    if position_scale is not None:  # both in one; the sum is no product
+        return content, None
     return None if value is None else content, None if value_table is None else position
 
 

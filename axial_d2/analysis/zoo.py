@@ -26,9 +26,11 @@ Every config here, with its parameters (millions) and multiply-adds (billions, a
 one image, without post-processing) counted by `axial_d2.analysis`, and the accuracy that **others
 trained and published** for that model on the validation set, single-scale unless noted. None of it
 was trained by us; where nothing is published, a dash. Written by `tools/fidelity_report.py`;
-[fidelity.md](fidelity.md) compares the costs with the published ones. What we do train, on the
-demo's data set, is in the [README](../README.md), in [demo_comparison.md](demo_comparison.md) and
-in [dual_and_scale_attention.md](dual_and_scale_attention.md).
+[fidelity.md](fidelity.md) compares the costs with the published ones; "about" is said of models
+whose cost depends on the boxes that they find. What we do train, on the demo's data set, is in the
+[README](../README.md), in [demo_comparison.md](demo_comparison.md), in
+[demo_detection.md](demo_detection.md) and in
+[dual_and_scale_attention.md](dual_and_scale_attention.md).
 
 From Python, `axial_d2.model_zoo.get("coco/axial_deeplab_s")` builds a model by its name here, and
 `pretrained=True` loads its converted weights.
@@ -54,7 +56,7 @@ def write_zoo(config_root: Path) -> Iterator[str]:
         height, width = section.input_size
         headers = [
             "config", "parameters", f"multiply-adds, {height}×{width}",
-            "PQ", "mask AP", "mIoU", "trained by",
+            "PQ", "mask AP", "mIoU", "box AP", "trained by",
         ]  # fmt: skip
         yield f"## {section.title}\n\n{_table(rows, headers)}\n"
     weighty = [name for name in config_names(root=config_root) if name in TRAINED | BACKBONES]
@@ -68,12 +70,18 @@ def write_zoo(config_root: Path) -> Iterator[str]:
 def _row(name: str, input_size: tuple[int, int], config_root: Path) -> list[str]:
     cost = analyze(read_config(str(config_root / f"{name}.yaml")), input_size)
     results = RESULTS.get(name, PublishedResults("–"))
-    figures = (results.panoptic_quality, results.average_precision, results.mean_iou)
+    figures = (
+        results.panoptic_quality,
+        results.average_precision,
+        results.mean_iou,
+        results.box_average_precision,
+    )
     source = f"{results.source}; {results.note}" if results.note else results.source
+    multiply_adds = f"{cost.multiply_adds / 1e9:.1f}B"
     return [
         _link(name),
         f"{cost.parameters / 1e6:.2f}M",
-        f"{cost.multiply_adds / 1e9:.1f}B",
+        f"about {multiply_adds}" if cost.depends_on_data else multiply_adds,
         *("–" if figure is None else f"{figure:.1f}" for figure in figures),
         source,
     ]

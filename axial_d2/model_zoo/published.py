@@ -7,6 +7,7 @@ from dataclasses import dataclass
 PAPER = "Axial-DeepLab"
 DEEPLAB2 = "DeepLab2"
 DANET = "DANet"
+SASA = "SASA"
 AUTHORS = "the authors' PyTorch code"
 
 
@@ -16,7 +17,8 @@ class PublishedResults:
 
     Attributes:
         source: who published it.
-        panoptic_quality, average_precision, mean_iou: PQ, mask AP and mIoU in percent.
+        panoptic_quality, average_precision, mean_iou, box_average_precision: PQ, mask AP, mIoU
+            and box AP in percent.
         note: what else the source says.
     """
 
@@ -25,6 +27,7 @@ class PublishedResults:
     average_precision: float | None = None
     mean_iou: float | None = None
     note: str = ""
+    box_average_precision: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class DatasetSection:
 
 SECTIONS = (
     DatasetSection("COCO panoptic", "coco", (1025, 1025)),
+    DatasetSection("COCO boxes and masks", "coco/detection", (640, 640)),
     DatasetSection("Cityscapes", "cityscapes", (1025, 2049)),
     DatasetSection("Cityscapes, other backbones", "cityscapes/backbones", (1025, 2049)),
     DatasetSection("Cityscapes, the authors' backbones", "cityscapes/authors", (1025, 2049)),
@@ -80,6 +84,7 @@ SECTIONS = (
     DatasetSection("Mapillary Vistas v2.0", "mapillary/v2.0", (2177, 2177)),
     DatasetSection("The demo's data set", "demo", (128, 128)),
     DatasetSection("The demo's data set, other backbones", "demo/backbones", (128, 128)),
+    DatasetSection("The demo's data set, boxes", "demo/detection", (128, 128)),
     DatasetSection("The demo's data set, semantic: DANet", "demo/dual_attention", (128, 128)),
     DatasetSection(
         "The demo's data set, semantic: Attention to Scale", "demo/scale_attention", (128, 128)
@@ -105,6 +110,16 @@ RESULTS = {
         DANET, mean_iou=79.9, note="81.5 multi-scale"
     ),
     "mapillary/axial_deeplab_l": PublishedResults(PAPER, 40.1),
+    **{
+        f"coco/detection/{config}": PublishedResults(SASA, box_average_precision=box)
+        for config, box in {
+            "retinanet_resnet50": 36.5,
+            "retinanet_sasa50": 36.8,
+            "retinanet_sasa50_full": 36.2,
+            "attention_retinanet_sasa50": 36.6,
+            "attention_retinanet_sasa50_full": 36.6,
+        }.items()
+    },
 }
 
 _DEEPLAB2_ADDRESS = "https://storage.googleapis.com/gresearch/tf-deeplab/checkpoint"
