@@ -11,7 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from axial_d2.meta_arch import AxialDeepLab, ScaleAttentionSegmentor, SlidingWindowSegmentor
+from axial_d2.meta_arch import (
+    AxialDeepLab,
+    ImageClassifier,
+    ScaleAttentionSegmentor,
+    SlidingWindowSegmentor,
+)
 from axial_d2.meta_arch.batching import grid_size
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch import RetinaNet, SemanticSegmentor
@@ -87,6 +92,20 @@ class ScaleNetwork(Network):
         return model.merge(model.scale_maps(image, model.test_scales)).scores
 
 
+class ClassifierNetwork(Network):
+    """Backbone and linear layer of an image classifier."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = [model]  # whose parts have the model's names below
+        self.backbone = model.backbone
+        self.linear = model.linear
+        self.size_divisibility = model.backbone.size_divisibility
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model[0].logits(image)
+
+
 class RetinaNetNetwork(Network):
     """Backbone with pyramid and the head on each of its levels."""
 
@@ -126,6 +145,7 @@ class WholeModel(Network):
 # A new meta-architecture gets a row here, to be counted without memory and post-processing.
 NETWORKS: dict[type[nn.Module], Callable[[Any], Network]] = {
     AxialDeepLab: PanopticNetwork,
+    ImageClassifier: ClassifierNetwork,
     PanopticDeepLab: PanopticNetwork,
     SemanticSegmentor: SemanticNetwork,
     SlidingWindowSegmentor: SemanticNetwork,

@@ -18,7 +18,7 @@ from axial_d2.weights.reading import UNFILLED, is_tensorflow, read_file, tensors
 from axial_d2.weights.transfer import fit, has_other_classes
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["StrictCheckpointer", "WeightsError"]
 
@@ -52,15 +52,16 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     # The average of the model's weights, which is saved as the model; None saves the model.
     ema: EMAHook | None = None
+    model: nn.Module
 
     def save(self, name: str, **kwargs: Any) -> None:
-        model = self.model
+        trained = self.model
         if self.ema is not None:
             self.model = self.ema.model
         try:
             super().save(name, **kwargs)
         finally:
-            self.model = model
+            self.model = trained
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         if path and "://" not in path and comm.is_main_process():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 PAPER = "Axial-DeepLab"
 DEEPLAB2 = "DeepLab2"
 DANET = "DANet"
+SASA = "SASA"
 AUTHORS = "the authors' PyTorch code"
 
 
@@ -16,7 +17,8 @@ class PublishedResults:
 
     Attributes:
         source: who published it.
-        panoptic_quality, average_precision, mean_iou: PQ, mask AP and mIoU in percent.
+        panoptic_quality, average_precision, mean_iou, top1: PQ, mask AP, mIoU and top-1 accuracy
+            in percent.
         note: what else the source says.
     """
 
@@ -25,6 +27,7 @@ class PublishedResults:
     average_precision: float | None = None
     mean_iou: float | None = None
     note: str = ""
+    top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,17 @@ class PublicWeights:
         return self.file.endswith(".tar.gz")
 
 
+#: Name of a figure in tables → attribute of :class:`PublishedResults`.
+FIGURES = {
+    "PQ": "panoptic_quality",
+    "mask AP": "average_precision",
+    "mIoU": "mean_iou",
+    "top-1": "top1",
+}
+SEGMENTATION = ("PQ", "mask AP", "mIoU")
+CLASSIFICATION = ("top-1",)
+
+
 @dataclass(frozen=True)
 class DatasetSection:
     """The configs of one data set: their folder, and the input size that costs are given for.
@@ -59,11 +73,13 @@ class DatasetSection:
         title: for people.
         folder: under ``configs``.
         input_size: (H, W) in pixels.
+        figures: what is measured on it, of :data:`FIGURES`.
     """
 
     title: str
     folder: str
     input_size: tuple[int, int]
+    figures: tuple[str, ...] = SEGMENTATION
 
 
 SECTIONS = (
@@ -78,11 +94,15 @@ SECTIONS = (
     ),
     DatasetSection("Mapillary Vistas v1.2", "mapillary", (2177, 2177)),
     DatasetSection("Mapillary Vistas v2.0", "mapillary/v2.0", (2177, 2177)),
+    DatasetSection("ImageNet", "imagenet", (224, 224), CLASSIFICATION),
     DatasetSection("The demo's data set", "demo", (128, 128)),
     DatasetSection("The demo's data set, other backbones", "demo/backbones", (128, 128)),
     DatasetSection("The demo's data set, semantic: DANet", "demo/dual_attention", (128, 128)),
     DatasetSection(
         "The demo's data set, semantic: Attention to Scale", "demo/scale_attention", (128, 128)
+    ),
+    DatasetSection(
+        "The demo's pictures of one class each", "demo/classification", (48, 48), CLASSIFICATION
     ),
 )
 
@@ -105,6 +125,16 @@ RESULTS = {
         DANET, mean_iou=79.9, note="81.5 multi-scale"
     ),
     "mapillary/axial_deeplab_l": PublishedResults(PAPER, 40.1),
+    "imagenet/axial_resnet_s": PublishedResults(PAPER, top1=77.5),
+    "imagenet/axial_resnet_s_full": PublishedResults(PAPER, top1=78.1),
+    "imagenet/axial_resnet_26s": PublishedResults(AUTHORS, top1=75.8),
+    "imagenet/resnet50": PublishedResults(SASA, top1=76.9),
+    "imagenet/sasa_26": PublishedResults(SASA, top1=75.8),
+    "imagenet/sasa_38": PublishedResults(SASA, top1=77.1),
+    "imagenet/sasa_50": PublishedResults(SASA, top1=77.4),
+    "imagenet/sasa_26_full": PublishedResults(SASA, top1=74.8),
+    "imagenet/sasa_38_full": PublishedResults(SASA, top1=76.9),
+    "imagenet/sasa_50_full": PublishedResults(SASA, top1=77.6),
 }
 
 _DEEPLAB2_ADDRESS = "https://storage.googleapis.com/gresearch/tf-deeplab/checkpoint"
@@ -127,12 +157,16 @@ def _deeplab2(end: str) -> dict[str, PublicWeights]:
     }
 
 
+_AXIAL26S = PublicWeights(
+    AUTHORS, "http://www.cs.jhu.edu/~hwang157/axial26s.pth", is_tensorflow=False
+)
 # Config → weights of the whole model, trained on its data set.
-TRAINED = _deeplab2("os16_axial_deeplab_cityscapes_trainfine")
+TRAINED = {
+    **_deeplab2("os16_axial_deeplab_cityscapes_trainfine"),
+    "imagenet/axial_resnet_26s": _AXIAL26S,
+}
 # Config → weights of its backbone, trained on ImageNet, which training starts from.
 BACKBONES = {
     **_deeplab2("imagenet1k_strong_training_strategy"),
-    "cityscapes/authors/axial_resnet_26s": PublicWeights(
-        AUTHORS, "http://www.cs.jhu.edu/~hwang157/axial26s.pth", is_tensorflow=False
-    ),
+    "cityscapes/authors/axial_resnet_26s": _AXIAL26S,
 }
