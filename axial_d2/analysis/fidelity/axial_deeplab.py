@@ -85,8 +85,8 @@ def _imagenet() -> PublishedTable:
         "`configs/imagenet`. The paper's stem for classification is ResNet's: one 7×7 convolution "
         "and a max-pool, scaled with the width of Axial-ResNet. Striding is a 2×2 average pool "
         "after the attention, as in SASA and in the authors' code; striding by subsampling, which "
-        "fits the segmentation tables, misses here (see the last table). Full Axial-ResNet has span 15 in "
-        "all blocks. Tables of 509 rows everywhere.",
+        "fits the segmentation tables, misses here (see the last table). Full Axial-ResNet has "
+        "span 15 in all blocks. Tables of 509 rows everywhere.",
         (
             _classifier("ResNet-50", "resnet50", 25.6, 4.1),
             _classifier("Conv-Stem + Attention", "sasa_50", 18.0, 3.5),
