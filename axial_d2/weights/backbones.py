@@ -35,9 +35,9 @@ def transfer_backbone(source: Tensors, target: Shapes) -> Transfer:
 
     Models with a feature pyramid have their backbone in ``backbone.bottom_up``, others in
     ``backbone``; the pyramid is left out, or keeps its initial values. Where the backbone is all
-    that checkpoint and model have in common, the stems may differ: the model's then keeps its
-    initial values, and so do the convolutions of the first block that read another number of
-    channels from it.
+    that checkpoint and model have in common, last stages that the model lacks are left out, and
+    the stems may differ: the model's then keeps its initial values, and so do the convolutions of
+    the first block that read another number of channels from it.
 
     Args:
         source: tensors in our names.
@@ -51,6 +51,7 @@ def transfer_backbone(source: Tensors, target: Shapes) -> Transfer:
         _move(result, theirs, ours, target)
     if _parts(source) & _parts(target) == {PART.rstrip(".")}:
         _leave_stem(result, ours, target)
+        _leave_stages(result, ours, target)
     return result
 
 
@@ -111,3 +112,18 @@ def _leave_stem(result: Transfer, prefix: str, target: Shapes) -> None:
     result.notes.append(
         f"the stems of checkpoint and model differ: the model's{also} keeps its initial values"
     )
+
+
+def _leave_stages(result: Transfer, prefix: str, target: Shapes) -> None:
+    """Those behind the model's last one; a model that reads res4 builds no res5."""
+    last = max(_stages(target, prefix))
+    for stage in sorted(_stages(result.weights, prefix)):
+        if stage > last:
+            start = f"{prefix}res{stage}."
+            result.weights = {n: t for n, t in result.weights.items() if not n.startswith(start)}
+            result.notes.append(f"the model has no res{stage}, which is left out")
+
+
+def _stages(names: Iterable[str], prefix: str) -> set[int]:
+    pattern = re.compile(rf"{re.escape(prefix)}res(\d)\.")
+    return {int(found[1]) for name in names if (found := pattern.match(name))}
