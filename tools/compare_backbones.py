@@ -24,9 +24,8 @@ import matplotlib as mpl
 import torch
 from axial_d2.analysis import analyze
 from axial_d2.data import make_demo_dataset
-from axial_d2.data.synthetic import SPLITS, SplitPaths
 from axial_d2.engine import Trainer
-from axial_d2.engine.comparison import Study, first_comment
+from axial_d2.engine.comparison import Study, demo_dataset_options, first_comment
 from axial_d2.engine.setup import setup
 from detectron2.config import CfgNode
 from tabulate import tabulate
@@ -81,12 +80,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def config_of(kind: str, args: argparse.Namespace) -> CfgNode:
-    registered = [
-        [f"axial_d2_demo_{s.split}", *map(str, (s.images, s.panoptic, s.panoptic_json))]
-        for s in (SplitPaths.of(args.output / "dataset", split) for split in SPLITS)
-    ]
-    opts = ["DATASETS.PANOPTIC", repr(registered), "OUTPUT_DIR", str(args.output / kind)]
-    opts += ["SOLVER.MAX_ITER", str(args.max_iter)]
+    opts = demo_dataset_options(args.output / "dataset")
+    opts += ["OUTPUT_DIR", str(args.output / kind), "SOLVER.MAX_ITER", str(args.max_iter)]
     return setup(argparse.Namespace(config_file=str(CONFIGS / f"{kind}.yaml"), opts=opts))
 
 

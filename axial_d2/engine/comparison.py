@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
+from axial_d2.data.synthetic import SPLITS, SplitPaths
 
 Result = TypeVar("Result")
 
@@ -53,6 +56,38 @@ class Study:
 
     def _file(self, kind: str) -> Path:
         return self.output / kind / "comparison.json"
+
+
+def demo_dataset_options(root: Path, name: str = "axial_d2_demo") -> list[str]:
+    """KEY VALUE pair that registers the splits of a demo data set.
+
+    Args:
+        root: its folder.
+        name: of the data set; its splits are ``<name>_train`` and ``<name>_val``.
+    """
+    entries = [
+        [f"{name}_{s.split}", *map(str, (s.images, s.panoptic, s.panoptic_json))]
+        for s in (SplitPaths.of(root, split) for split in SPLITS)
+    ]
+    return ["DATASETS.PANOPTIC", repr(entries)]
+
+
+def seed_headers(seeds: Sequence[int]) -> list[str]:
+    """Of the columns that :func:`seed_cells` fills."""
+    return [*(f"seed {seed}" for seed in seeds), "mean", "spread"]
+
+
+def seed_cells(scores: Mapping[int, float], seeds: Sequence[int]) -> list[str]:
+    """The score of each seed, or a dash, their mean and their standard deviation.
+
+    Args:
+        scores: in percent, by seed; one or more.
+        seeds: of the table's columns.
+    """
+    values = list(scores.values())
+    spread = f"{np.std(values, ddof=1):.1f}" if len(values) > 1 else "–"
+    cells = [f"{scores[seed]:.1f}" if seed in scores else "–" for seed in seeds]
+    return [*cells, f"{np.mean(values):.1f}", spread]
 
 
 def first_comment(config: Path) -> str:
