@@ -177,6 +177,8 @@ def add_ema_config(cfg: CfgNode) -> None:
     node.ENABLED = False
     # From 0 to below 1; the average reaches back about 1 / (1 - DECAY) iterations.
     node.DECAY = 0.9999
+    # Whether running statistics are averaged as well, or the newest ones taken.
+    node.BUFFERS = True
 
 
 def add_dual_attention_config(cfg: CfgNode) -> None:

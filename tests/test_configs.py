@@ -11,7 +11,7 @@ import torch
 from axial_d2.backbone.stages import OUTPUT_CHANNELS, STAGE_NAMES, scale_channels
 from axial_d2.data.synthetic.categories import CATEGORIES
 from axial_d2.engine.checks import check_config
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import WITHOUT_FILES, load_config
 from axial_d2.meta_arch import AxialDeepLab
 from axial_d2.solver import build_lr_scheduler, build_optimizer
 from detectron2.config import CfgNode
@@ -33,7 +33,11 @@ SEMANTIC = [
 ]
 # Of boxes and masks; tests/test_detection_configs.py builds them.
 DETECTION = [name for name in NAMES if Path(name).parent.name == "detection"]
-PANOPTIC = [name for name in NAMES if name not in (*SEMANTIC, *DETECTION)]
+# Of classification; tests/test_classification_configs.py builds them.
+CLASSIFICATION = [
+    name for name in NAMES if Path(name).parent.name in ("imagenet", "classification")
+]
+PANOPTIC = [name for name in NAMES if name not in (*SEMANTIC, *DETECTION, *CLASSIFICATION)]
 BASES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("Base*.yaml"))
 
 WIDTHS = {"s": 0.5, "m": 0.75, "l": 1.0, "xl": 2.0}
@@ -63,11 +67,12 @@ def _stand_in() -> Iterator[None]:
 
 def is_panoptic(name: str) -> bool:
     text = (CONFIGS / name).read_text(encoding="utf-8")
-    return "detection/" not in name and "Semantic" not in name and "Semantic.yaml" not in text
+    others = any(part in name for part in ("detection/", "imagenet/", "classification/", "Semantic"))
+    return not others and "Semantic.yaml" not in text
 
 
 def load(name: str) -> CfgNode:
-    return load_config(str(CONFIGS / name), ["DATASETS.PANOPTIC", "[]", "MODEL.DEVICE", "cpu"])
+    return load_config(str(CONFIGS / name), [*WITHOUT_FILES, "MODEL.DEVICE", "cpu"])
 
 
 @pytest.mark.parametrize("name", PANOPTIC)

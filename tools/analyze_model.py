@@ -21,7 +21,7 @@ import detectron2
 import torch
 from axial_d2.analysis import COUNT_BORDER_CHOICES, ModelCost, analyze, cost_table
 from axial_d2.engine.arguments import parse_input_size
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import WITHOUT_FILES, load_config
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
         # No data set has to be there.
-        opts = [*args.opts, "DATASETS.PANOPTIC", "[]", "MODEL.DEVICE", "cpu"]
+        opts = [*args.opts, *WITHOUT_FILES, "MODEL.DEVICE", "cpu"]
         cost = analyze(
             load_config(args.config_file, opts), args.input_size, count_border=args.count_border
         )

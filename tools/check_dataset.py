@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Checks a COCO-panoptic data set and lists what is wrong with which file.
+"""Checks a COCO-panoptic data set or an image folder; lists what is wrong with which file.
 
 Exit status: 0 when nothing is wrong, 1 when something is, 2 for a bad command line.
 """
@@ -11,7 +11,9 @@ import json
 import sys
 from collections import defaultdict
 
-from axial_d2.data import Problem, check_panoptic_dataset
+from axial_d2.data import Problem, check_image_folder, check_panoptic_dataset
+
+PANOPTIC = ("panoptic_json", "image_root", "panoptic_root")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -19,15 +21,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__.splitlines()[0] if __doc__ else None,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--panoptic-json", required=True, help="COCO-panoptic JSON")
-    parser.add_argument("--image-root", required=True, help="folder of the images")
-    parser.add_argument("--panoptic-root", required=True, help="folder of the panoptic PNGs")
+    parser.add_argument("--image-folder", help="holds one folder a class; none of the next three")
+    parser.add_argument("--panoptic-json", help="COCO-panoptic JSON")
+    parser.add_argument("--image-root", help="folder of the images")
+    parser.add_argument("--panoptic-root", help="folder of the panoptic PNGs")
     parser.add_argument(
         "--label-divisor", type=int, default=1000, help="as the data set is registered with"
     )
     parser.add_argument("--json", metavar="FILE", help="also write all problems to this file")
     parser.add_argument("--examples", type=int, default=3, help="lines shown of each kind")
     args = parser.parse_args(arguments)
+    given = [name for name in ("image_folder", *PANOPTIC) if getattr(args, name)]
+    if given not in (["image_folder"], list(PANOPTIC)):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        parser.error(
+            "give --image-folder alone, or --panoptic-json, --image-root and --panoptic-root; "
+            f"given were {names or 'none'}"
+        )
     if args.label_divisor < 2:
         parser.error(f"--label-divisor is {args.label_divisor}; it must be 2 or more")
     return args
@@ -49,18 +59,26 @@ def summarize(problems: list[Problem], examples: int) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    problems = check_panoptic_dataset(
-        args.image_root, args.panoptic_root, args.panoptic_json, args.label_divisor, progress=True
-    )
+    checked = args.image_folder or args.panoptic_json
+    if args.image_folder:
+        problems = check_image_folder(args.image_folder, progress=True)
+    else:
+        problems = check_panoptic_dataset(
+            args.image_root,
+            args.panoptic_root,
+            args.panoptic_json,
+            args.label_divisor,
+            progress=True,
+        )
     if args.json:
         entries = [{"kind": p.kind.value, "file": p.file, "message": p.message} for p in problems]
         with open(args.json, "w", encoding="utf-8") as file:
             json.dump(entries, file, indent=1, ensure_ascii=False)
         print(f"All problems are in {args.json}.")
     if not problems:
-        print(f"{args.panoptic_json}: no problem found.")
+        print(f"{checked}: no problem found.")
         return 0
-    print(f"{args.panoptic_json}: {len(problems)} problems.")
+    print(f"{checked}: {len(problems)} problems.")
     print(summarize(problems, args.examples))
     return 1
 

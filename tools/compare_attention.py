@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from axial_d2.analysis.scale_sizes import ObjectWeights, object_weights
 from axial_d2.data import make_demo_dataset, read_image
-from axial_d2.data.synthetic import SPLITS, SplitPaths
 from axial_d2.engine import StrictCheckpointer, Trainer
 from axial_d2.engine.attention_pictures import AttentionPainter
 from axial_d2.engine.attention_report import Residual, Row, Table, write_report
+from axial_d2.engine.comparison import demo_dataset_options
 from axial_d2.engine.setup import load_config, setup
 from axial_d2.visualization import contact_sheet
 from detectron2.config import CfgNode
@@ -143,11 +143,8 @@ def config_of(
 ) -> CfgNode:
     """The config of a training, its data sets registered; to ``train``, with a log and seeds."""
     dataset = f"axial_d2_{experiment.dataset}"
-    paths = [SplitPaths.of(args.output / experiment.dataset, split) for split in SPLITS]
-    registered = [
-        [f"{dataset}_{s.split}", *map(str, (s.images, s.panoptic, s.panoptic_json))] for s in paths
-    ]
-    opts = ["DATASETS.PANOPTIC", repr(registered), "SEED", str(seed)]
+    opts = demo_dataset_options(args.output / experiment.dataset, dataset)
+    opts += ["SEED", str(seed)]
     opts += ["DATASETS.TRAIN", f"('{dataset}_train',)", "DATASETS.TEST", f"('{dataset}_val',)"]
     opts += ["OUTPUT_DIR", str(folder_of(experiment, kind, seed, args))]
     if args.max_iter is not None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draws what a trained model predicts for images, a video or a camera.
+"""Draws what a trained model predicts for images, a video or a camera; writes classes into them.
 
     tools/demo.py --config-file configs/… --input FILE | FOLDER | 'GLOB' … --output FOLDER \\
         --opts MODEL.WEIGHTS model_final.pth
@@ -21,7 +21,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from axial_d2.data import DatasetError, read_image
+import torch
+from axial_d2.data import ClassificationMapper, DatasetError, read_image
 from axial_d2.engine import StrictCheckpointer
 from axial_d2.engine.checks import check_config
 from axial_d2.engine.setup import load_config
@@ -50,7 +51,8 @@ STOP_KEYS = (27, ord("q"))
 class StrictPredictor(DefaultPredictor):
     """Detectron2's predictor; weights that do not fit raise ``WeightsError``.
 
-    With ``TEST.AUG.ENABLED`` it predicts with that test-time augmentation.
+    With ``TEST.AUG.ENABLED`` it predicts with that test-time augmentation. A classifier sees the
+    part of the image that its data set's tests see.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -62,6 +64,17 @@ class StrictPredictor(DefaultPredictor):
         if cfg.TEST.AUG.ENABLED:
             self.model = with_test_time_augmentation(cfg, self.model)
         self.metadata = MetadataCatalog.get((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)[0])
+        self.crop = None
+        if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+            self.crop = ClassificationMapper(cfg, is_train=False).transforms
+
+    def __call__(self, original_image: np.ndarray) -> dict:
+        if self.crop is None:
+            return super().__call__(original_image)
+        pixels = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
+        image = self.crop(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+        with torch.no_grad():
+            return self.model([{"image": image}])[0]
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -29,7 +29,7 @@ from axial_d2.engine.export import (
     with_reference_attention,
     write,
 )
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import WITHOUT_FILES, load_config
 from axial_d2.engine.skeleton import build_without_data
 
 
@@ -52,7 +52,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def exportable(args: argparse.Namespace) -> Exportable:
     # No data set has to be there.
-    opts = [*args.opts, "DATASETS.PANOPTIC", "[]", "MODEL.DEVICE", "cpu"]
+    opts = [*args.opts, *WITHOUT_FILES, "MODEL.DEVICE", "cpu"]
     cfg = with_reference_attention(load_config(args.config_file, opts))
     model = build_without_data(cfg, device="cpu")
     if cfg.MODEL.WEIGHTS:

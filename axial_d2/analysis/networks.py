@@ -14,6 +14,7 @@ import torch
 from axial_d2.meta_arch import (
     AttentionRetinaNet,
     AxialDeepLab,
+    ImageClassifier,
     ScaleAttentionSegmentor,
     SlidingWindowSegmentor,
 )
@@ -92,6 +93,20 @@ class ScaleNetwork(Network):
         return model.merge(model.scale_maps(image, model.test_scales)).scores
 
 
+class ClassifierNetwork(Network):
+    """Backbone and linear layer of an image classifier."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.model = [model]  # whose parts have the model's names below
+        self.backbone = model.backbone
+        self.linear = model.linear
+        self.size_divisibility = model.backbone.size_divisibility
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model[0].logits(image)
+
+
 class RetinaNetNetwork(Network):
     """Backbone with pyramid and the head on each of its levels."""
 
@@ -131,6 +146,7 @@ class WholeModel(Network):
 # A new meta-architecture gets a row here, to be counted without memory and post-processing.
 NETWORKS: dict[type[nn.Module], Callable[[Any], Network]] = {
     AxialDeepLab: PanopticNetwork,
+    ImageClassifier: ClassifierNetwork,
     PanopticDeepLab: PanopticNetwork,
     SemanticSegmentor: SemanticNetwork,
     SlidingWindowSegmentor: SemanticNetwork,

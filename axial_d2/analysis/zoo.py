@@ -10,9 +10,11 @@ from axial_d2.engine.setup import read_config
 from axial_d2.model_zoo.config_files import config_names
 from axial_d2.model_zoo.published import (
     BACKBONES,
+    FIGURES,
     RESULTS,
     SECTIONS,
     TRAINED,
+    DatasetSection,
     PublicWeights,
     PublishedResults,
 )
@@ -52,11 +54,11 @@ def write_zoo(config_root: Path) -> Iterator[str]:
     yield HEADER
     for section in SECTIONS:
         names = config_names(section, config_root)
-        rows = [_row(name, section.input_size, config_root) for name in names]
+        rows = [_row(name, section, config_root) for name in names]
         height, width = section.input_size
         headers = [
             "config", "parameters", f"multiply-adds, {height}×{width}",
-            "PQ", "mask AP", "mIoU", "box AP", "trained by",
+            *section.figures, "trained by",
         ]  # fmt: skip
         yield f"## {section.title}\n\n{_table(rows, headers)}\n"
     weighty = [name for name in config_names(root=config_root) if name in TRAINED | BACKBONES]
@@ -67,17 +69,12 @@ def write_zoo(config_root: Path) -> Iterator[str]:
     yield f"{WEIGHTS}\n{_table(rows, ['config', 'trained', 'ImageNet'])}\n"
 
 
-def _row(name: str, input_size: tuple[int, int], config_root: Path) -> list[str]:
-    cost = analyze(read_config(str(config_root / f"{name}.yaml")), input_size)
+def _row(name: str, section: DatasetSection, config_root: Path) -> list[str]:
+    cost = analyze(read_config(str(config_root / f"{name}.yaml")), section.input_size)
     results = RESULTS.get(name, PublishedResults("–"))
-    figures = (
-        results.panoptic_quality,
-        results.average_precision,
-        results.mean_iou,
-        results.box_average_precision,
-    )
+    figures = [getattr(results, FIGURES[figure]) for figure in section.figures]
     source = f"{results.source}; {results.note}" if results.note else results.source
-    multiply_adds = f"{cost.multiply_adds / 1e9:.1f}B"
+    multiply_adds = _multiply_adds(cost.multiply_adds)
     return [
         _link(name),
         f"{cost.parameters / 1e6:.2f}M",
@@ -85,6 +82,11 @@ def _row(name: str, input_size: tuple[int, int], config_root: Path) -> list[str]
         *("–" if figure is None else f"{figure:.1f}" for figure in figures),
         source,
     ]
+
+
+def _multiply_adds(count: int) -> str:
+    """With one digit after the point, small ones with two that count."""
+    return f"{count / 1e9:.1f}B" if count >= 1e8 else f"{count / 1e9:.2g}B"
 
 
 def _link(name: str) -> str:

@@ -3,6 +3,7 @@
 from axial_d2.data.classification_mapper import ClassificationMapper
 from axial_d2.data.demo import register_demo_dataset
 from axial_d2.data.image_folder import register_image_folder
+from axial_d2.data.image_folder_check import check_image_folder
 from axial_d2.data.known import KNOWN_DATASETS, register_known_datasets
 from axial_d2.data.mapillary import register_mapillary_vistas
 from axial_d2.data.mapillary_check import check_mapillary_split
@@ -22,6 +23,7 @@ __all__ = [
     "PanopticMapper",
     "Problem",
     "ProblemKind",
+    "check_image_folder",
     "check_mapillary_split",
     "check_panoptic_dataset",
     "make_demo_dataset",

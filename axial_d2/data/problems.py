@@ -20,6 +20,7 @@ class ProblemKind(str, Enum):
     IMAGE_WITHOUT_ANNOTATION = "image without annotation"
     TOO_MANY_INSTANCES = "more instances than the label divisor holds"
     SAME_FILE_NAME = "images whose predictions get one file name"
+    CLASS_WITHOUT_IMAGE = "class without image"
     MISSING_IMAGE = "missing image"
     MISSING_PNG = "missing panoptic PNG"
     DAMAGED_IMAGE = "image that cannot be decoded"

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from axial_d2.analysis.scale_sizes import ObjectWeights
+from axial_d2.engine.comparison import seed_cells, seed_headers
 from tabulate import tabulate
 
 mpl.use("Agg")
@@ -120,14 +121,11 @@ def verdict(row: Row, baseline: Row) -> str:
 
 def _section(table: Table) -> str:
     seeds = sorted({seed for row in table.rows for seed in row.scores})
-    headers = ["config", "what it is", *(f"seed {seed}" for seed in seeds), "mean", "spread"]
-    lines = []
-    for row in table.rows:
-        scores = list(row.scores.values())
-        spread = f"{np.std(scores, ddof=1):.1f}" if len(scores) > 1 else "–"
-        cells = (f"{row.scores[seed]:.1f}" if seed in row.scores else "–" for seed in seeds)
-        link = f"[{row.name}](../{row.config})"
-        lines.append([link, row.what, *cells, f"{np.mean(scores):.1f}", spread])
+    headers = ["config", "what it is", *seed_headers(seeds)]
+    lines = [
+        [f"[{row.name}](../{row.config})", row.what, *seed_cells(row.scores, seeds)]
+        for row in table.rows
+    ]
     body = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
     first, *baselines = table.rows
     verdicts = "\n".join(f"- {verdict(first, baseline)}" for baseline in baselines)

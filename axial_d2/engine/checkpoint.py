@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,13 +12,14 @@ from urllib.parse import parse_qs
 import numpy as np
 import torch
 from axial_d2.engine.ema import EMAHook
+from axial_d2.weights.backbones import transfer_backbone
 from axial_d2.weights.core import WeightsError
 from axial_d2.weights.formats import convert, is_known
 from axial_d2.weights.reading import UNFILLED, is_tensorflow, read_file, tensors_in
 from axial_d2.weights.transfer import fit, has_other_classes
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = ["StrictCheckpointer", "WeightsError"]
 
@@ -39,10 +40,12 @@ class StrictCheckpointer(DetectionCheckpointer):
     hold parts that the model lacks (a classifier). Predictors of another number of classes are
     left at their initial values, with a warning; position tables of another length grow or
     shrink (:mod:`axial_d2.weights.transfer`), with a warning, unless an optimizer's state is
-    restored with them. Batch counters, which frozen norms lack, do not matter. Anything else that
-    is missing, left over or of another shape raises. Detectron2's name matching for converted
-    ``.pkl`` files stays as it is, but it is an error where nothing matches. What a conversion could
-    not fill may be missing, with a warning.
+    restored with them; likewise the backbone moves into or out of a feature pyramid, and where
+    nothing but the backbone is common to both, another stem keeps its initial values
+    (:mod:`axial_d2.weights.backbones`). Batch counters, which frozen norms lack, do not matter.
+    Anything else that is missing, left over or of another shape raises. Detectron2's name matching
+    for converted ``.pkl`` files stays as it is, but it is an error where nothing matches. What a
+    conversion could not fill may be missing, with a warning.
 
     Raises (in ``load``):
         FileNotFoundError: there is no such file.
@@ -52,15 +55,18 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     # The average of the model's weights, which is saved as the model; None saves the model.
     ema: EMAHook | None = None
+    model: nn.Module
+    # Names beside the model's that the file at hand is asked for, such as "trainer".
+    _restored: Sequence[str] = ()
 
     def save(self, name: str, **kwargs: Any) -> None:
-        model = self.model
+        trained = self.model
         if self.ema is not None:
             self.model = self.ema.model
         try:
             super().save(name, **kwargs)
         finally:
-            self.model = model
+            self.model = trained
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         if path and "://" not in path and comm.is_main_process():
@@ -90,7 +96,23 @@ class StrictCheckpointer(DetectionCheckpointer):
         self._left_out = set(loaded.get(UNFILLED, ()))
         if not loaded.get("matching_heuristics", False):
             loaded["model"] = self._converted(loaded["model"])
+            if not self._restores(loaded):
+                self._transfer(loaded)
         return loaded
+
+    def _restores(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether an optimizer's state or the like is restored with the weights."""
+        return any(key in checkpoint for key in self._restored)
+
+    def _transfer(self, loaded: dict[str, Any]) -> None:
+        """The backbone to where the model has it, and behind another stem, in place."""
+        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        transfer = transfer_backbone(tensors_in(loaded["model"], self._file), shapes)
+        for note in transfer.notes:
+            logger.warning("%s: %s", self._file, note)
+        if transfer.notes:
+            loaded["model"] = transfer.weights
+            self._left_out |= transfer.kept
 
     def _asks_for_matching(self) -> bool:
         """Whether the path ends in git main's ``?matching_heuristics=True``."""
@@ -116,7 +138,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: Any) -> Any:
         matched_by_name = not checkpoint.get("matching_heuristics", False)
         keys = [key.removeprefix("module.") for key in checkpoint["model"]]
-        if matched_by_name and not any(key in checkpoint for key in self._restored):
+        if matched_by_name and not self._restores(checkpoint):
             self._fit_tables(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if matched_by_name:

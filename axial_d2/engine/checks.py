@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from axial_d2.data.classification_mapper import ClassificationMapper
 from axial_d2.engine.ema import check_decay
 from axial_d2.meta_arch.test_time_augmentation import check_test_time_augmentation
 from detectron2.config import CfgNode
@@ -36,6 +37,11 @@ CLASS_COUNTS: dict[str, tuple[str, Callable[[CfgNode], int], str]] = {
     ),
     "RetinaNet": _RETINANET,
     "AttentionRetinaNet": _RETINANET,
+    "ImageClassifier": (
+        "MODEL.CLASSIFIER.NUM_CLASSES",
+        lambda cfg: cfg.MODEL.CLASSIFIER.NUM_CLASSES,
+        "classes",
+    ),
 }
 # In their lower case these are in the names of our backbones; Detectron2's read MODEL.RESNETS.
 BACKBONE_NODES = (
@@ -62,6 +68,8 @@ HEAD_NODES = {
 def check_config(cfg: CfgNode) -> None:
     """Raises ValueError for a config that cannot work with its data sets or this machine."""
     _check_datasets(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "ImageClassifier":
+        _check_classification(cfg)
     _check_class_counts(cfg)
     _check_ignore_label(cfg)
     _check_crop(cfg)
@@ -83,6 +91,44 @@ def _check_datasets(cfg: CfgNode) -> None:
             )
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty; name at least one registered data set.")
+
+
+def _check_classification(cfg: CfgNode) -> None:
+    ClassificationMapper(cfg, is_train=True)  # for its errors
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if sampler == "RepeatFactorTrainingSampler":
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {sampler!r}, which counts annotated instances; images of "
+            "one class each have none. Take 'TrainingSampler'."
+        )
+    lists = {
+        name: MetadataCatalog.get(name).get("classes")
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    }
+    for name, classes in lists.items():
+        if not classes:
+            raise ValueError(
+                f"The data set {name} has no classes of images, which ImageClassifier learns. "
+                "Register a folder of images with axial_d2.data.register_image_folder or "
+                "DATASETS.IMAGE_FOLDERS."
+            )
+    first = cfg.DATASETS.TRAIN[0]
+    for name, classes in lists.items():
+        if classes != lists[first]:
+            raise ValueError(
+                f"The data sets {first} and {name} must have the same classes, but "
+                f"{_class_difference(first, lists[first], name, classes)}."
+            )
+
+
+def _class_difference(first: str, its: list[str], second: str, others: list[str]) -> str:
+    parts = []
+    for name, classes, beside in ((first, its, others), (second, others, its)):
+        alone = [c for c in classes if c not in set(beside)]
+        if alone:
+            more = ", …" if len(alone) > 5 else ""
+            parts.append(f"{name} alone has {len(alone)} ({', '.join(alone[:5])}{more})")
+    return "; ".join(parts) or "theirs are in another order; register both with the same one"
 
 
 def _check_class_counts(cfg: CfgNode) -> None:

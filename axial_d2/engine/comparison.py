@@ -7,11 +7,12 @@ import contextlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from axial_d2.data.synthetic import SPLITS, SplitPaths
 from axial_d2.engine.setup import setup
 from axial_d2.engine.trainer import Trainer
@@ -80,17 +81,27 @@ class TimedTraining:
     evaluation_seconds: float
 
 
+def demo_dataset_options(root: Path, name: str = "axial_d2_demo") -> list[str]:
+    """KEY VALUE pair that registers the splits of a demo data set.
+
+    Args:
+        root: its folder.
+        name: of the data set; its splits are ``<name>_train`` and ``<name>_val``.
+    """
+    entries = [
+        [f"{name}_{s.split}", *map(str, (s.images, s.panoptic, s.panoptic_json))]
+        for s in (SplitPaths.of(root, split) for split in SPLITS)
+    ]
+    return ["DATASETS.PANOPTIC", repr(entries)]
+
+
 def demo_config(config: Path, dataset: Path, output: Path, max_iter: int | None) -> CfgNode:
     """A config of the demo's data set, which is in the folder ``dataset``, frozen and set up.
 
     Args:
         max_iter: iterations; None for the config's.
     """
-    registered = [
-        [f"axial_d2_demo_{s.split}", *map(str, (s.images, s.panoptic, s.panoptic_json))]
-        for s in (SplitPaths.of(dataset, split) for split in SPLITS)
-    ]
-    opts = ["DATASETS.PANOPTIC", repr(registered), "OUTPUT_DIR", str(output)]
+    opts = [*demo_dataset_options(dataset), "OUTPUT_DIR", str(output)]
     if max_iter is not None:
         opts += ["SOLVER.MAX_ITER", str(max_iter)]
     return setup(argparse.Namespace(config_file=str(config), opts=opts))
@@ -109,6 +120,24 @@ def train_and_time(cfg: CfgNode) -> TimedTraining:
         evaluation, cpu_evaluation = time.perf_counter() - start, time.process_time() - cpu_start
     # The training ends with an evaluation of its own.
     return TimedTraining(results, total - evaluation, cpu_total - cpu_evaluation, evaluation)
+
+
+def seed_headers(seeds: Sequence[int]) -> list[str]:
+    """Of the columns that :func:`seed_cells` fills."""
+    return [*(f"seed {seed}" for seed in seeds), "mean", "spread"]
+
+
+def seed_cells(scores: Mapping[int, float], seeds: Sequence[int]) -> list[str]:
+    """The score of each seed, or a dash, their mean and their standard deviation.
+
+    Args:
+        scores: in percent, by seed; one or more.
+        seeds: of the table's columns.
+    """
+    values = list(scores.values())
+    spread = f"{np.std(values, ddof=1):.1f}" if len(values) > 1 else "–"
+    cells = [f"{scores[seed]:.1f}" if seed in scores else "–" for seed in seeds]
+    return [*cells, f"{np.mean(values):.1f}", spread]
 
 
 def first_comment(config: Path) -> str:

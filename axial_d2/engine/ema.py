@@ -20,11 +20,14 @@ class EMAHook(HookBase):
     """Averages the weights of a model after every step, with PyTorch's ``AveragedModel``.
 
     The average of step 1 is the model after it; from then on average ← decay · average +
-    (1 - decay) · model. Floating-point buffers are averaged like parameters: the running
-    statistics of a batch norm belong to the weights that they were collected with, and those of
-    the newest weights would not fit the averaged ones (TensorFlow's reference code for ImageNet
-    averages both, too). Other buffers, such as counters, are the model's. With Lookahead it is
-    the model's weights of the moment that are averaged, fast or slow.
+    (1 - decay) · model. With Lookahead it is the model's weights of the moment that are averaged,
+    fast or slow.
+
+    The running statistics of a batch norm belong to the weights that they were collected with, so
+    that those of the last few steps do not fit averaged weights: by default floating-point
+    buffers are averaged like parameters. Norms whose momentum is as small as 1 - decay average
+    over the same time already, and would be averaged twice. Other buffers, such as counters, are
+    always the model's.
 
     A checkpoint has the averaged weights as its "model", which is what evaluation and other
     trainings want, and the trained ones in this hook's state, with which a resumed training
@@ -35,16 +38,17 @@ class EMAHook(HookBase):
             average, on the model's device.
         decay: from 0 (the model itself) to below 1. An average reaches back about
             1 / (1 - decay) steps; default 0.9999.
+        buffers: whether running statistics are averaged (default) or the model's newest.
 
     Raises:
         ValueError: ``decay`` out of range.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999):
+    def __init__(self, model: nn.Module, decay: float = 0.9999, buffers: bool = True):
         check_decay(decay)
         self._model = model.module if isinstance(model, DistributedDataParallel) else model
         self._average = AveragedModel(
-            self._model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True
+            self._model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=buffers
         )
 
     @property
@@ -77,7 +81,8 @@ def build_ema(cfg: CfgNode, model: nn.Module) -> EMAHook | None:
     Raises:
         ValueError: ``SOLVER.EMA.DECAY`` out of range.
     """
-    return EMAHook(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
+    node = cfg.SOLVER.EMA
+    return EMAHook(model, node.DECAY, node.BUFFERS) if node.ENABLED else None
 
 
 def check_decay(decay: float) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from axial_d2.analysis.networks import PanopticNetwork
+from axial_d2.analysis.networks import ClassifierNetwork, Network, PanopticNetwork
 from axial_d2.engine.checks import BACKBONE_NODES
-from axial_d2.meta_arch import AxialDeepLab
+from axial_d2.meta_arch import AxialDeepLab, ImageClassifier
 from detectron2.config import CfgNode
 from detectron2.projects.panoptic_deeplab import PanopticDeepLab
 from torch import Tensor, nn
@@ -27,6 +27,12 @@ from torch.export import Dim, ExportedProgram
 PARTS = ("network", "backbone")
 #: Of the part "network"; the maps have the heads' common stride, offsets its cells as their unit.
 MAP_NAMES = ("semantic_logits", "center_heatmap", "offsets")
+# Meta-architecture → what of it is the part "network", and the names of its outputs.
+NETWORKS: dict[type[nn.Module], tuple[type[Network], tuple[str, ...]]] = {
+    AxialDeepLab: (PanopticNetwork, MAP_NAMES),
+    PanopticDeepLab: (PanopticNetwork, MAP_NAMES),
+    ImageClassifier: (ClassifierNetwork, ("logits",)),
+}
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # Largest error over the largest value of an output.
 TOLERANCE = 1e-3
@@ -50,8 +56,8 @@ class Exportable(nn.Module):
 
     Args:
         model: of a config, see :func:`with_reference_attention`; used in ``eval()``.
-        part: "network" (backbone and heads of Axial- and Panoptic-DeepLab, :data:`MAP_NAMES`) or
-            "backbone" (its feature maps by name).
+        part: "network" (backbone and heads of Axial- and Panoptic-DeepLab, :data:`MAP_NAMES`, or
+            of an image classifier, "logits") or "backbone" (its feature maps by name).
 
     Raises:
         ExportError: an unknown part, or one that the model does not have.
@@ -64,20 +70,28 @@ class Exportable(nn.Module):
         super().__init__()
         if part not in PARTS:
             raise ExportError(f"part {part!r} is unknown; choose one of {PARTS}.")
-        if part == "network" and not isinstance(model, (AxialDeepLab, PanopticDeepLab)):
+        network = next((NETWORKS[kind] for kind in type(model).mro() if kind in NETWORKS), None)
+        if part == "network" and network is None:
             raise ExportError(
                 f"{type(model).__name__} has no network that ends in maps; export its part "
-                "'backbone', or an AxialDeepLab."
+                "'backbone', or an AxialDeepLab or ImageClassifier."
             )
         self.register_buffer("mean", model.pixel_mean.detach().clone())
         self.register_buffer("std", model.pixel_std.detach().clone())
-        self.body = PanopticNetwork(model) if part == "network" else model.backbone
-        self.step = getattr(model, "grid_step", 0) if part == "network" else 0
-        self.names = MAP_NAMES if part == "network" else tuple(model.backbone.output_shape())
+        if part == "network" and network is not None:
+            kind, self.names = network
+            self.body: Any = kind(model)
+            self.step = getattr(model, "grid_step", 0)
+        else:
+            self.body, self.step = model.backbone, 0
+            self.names = tuple(model.backbone.output_shape())
         self.eval()
+        model.eval()  # also where the body does not hold all of it
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         outputs = self.body((images - self.mean) / self.std)
+        if isinstance(outputs, Tensor):
+            outputs = (outputs,)
         if not isinstance(outputs, dict):
             outputs = dict(zip(self.names, outputs, strict=True))
         return {name: outputs[name] for name in self.names}

@@ -20,6 +20,9 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+# KEY VALUE pairs after which a config wants no files of data sets.
+WITHOUT_FILES = ("DATASETS.PANOPTIC", "[]", "DATASETS.IMAGE_FOLDERS", "[]")
+
 
 def load_config(config_file: str, opts: list[str] | tuple[str, ...] = ()) -> CfgNode:
     """A config from a file and KEY VALUE pairs; its data sets get registered.

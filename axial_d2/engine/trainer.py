@@ -9,6 +9,7 @@ import weakref
 from typing import Any
 
 import torch
+from axial_d2.data.classification_mapper import ClassificationMapper
 from axial_d2.data.mapper import NamingMapper, PanopticMapper
 from axial_d2.data.semantic_mapper import SemanticMapper
 from axial_d2.engine.checkpoint import StrictCheckpointer
@@ -32,6 +33,7 @@ from detectron2.evaluation import DatasetEvaluators
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch import nn
+from torch.utils.data import DataLoader
 
 # Meta-architecture → the mapper of its training data; others use Detectron2's DatasetMapper.
 TRAINING_MAPPERS = {
@@ -39,7 +41,10 @@ TRAINING_MAPPERS = {
     "PanopticDeepLab": PanopticMapper,
     "ScaleAttentionSegmentor": SemanticMapper,
     "SlidingWindowSegmentor": SemanticMapper,
+    "ImageClassifier": ClassificationMapper,
 }
+# The same of its test data.
+TEST_MAPPERS = {"ImageClassifier": ClassificationMapper}
 
 
 class CPUAutocastTrainer(SimpleTrainer):
@@ -143,12 +148,18 @@ class Trainer(DefaultTrainer):
         mapper_class = TRAINING_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE, DatasetMapper)
         arguments = {} if mapper_class is PanopticMapper else {"is_train": True}
         mapper = NamingMapper(mapper_class(cfg, **arguments))
-        return build_detection_train_loader(cfg, mapper=mapper)
+        # Crops of one size have no sides to be grouped by; "width" and "height" are not looked up.
+        options = {"aspect_ratio_grouping": False} if _one_size(cfg) else {}
+        return build_detection_train_loader(cfg, mapper=mapper, **options)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        mapper = NamingMapper(DatasetMapper(cfg, is_train=False))
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        mapper_class = TEST_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE, DatasetMapper)
+        mapper = NamingMapper(mapper_class(cfg, is_train=False))
+        loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        if not _one_size(cfg):
+            return loader
+        return _in_batches(loader, max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()))
 
     @classmethod
     def build_evaluator(
@@ -163,6 +174,22 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
         return build_lr_scheduler(cfg, optimizer)
+
+
+def _one_size(cfg: CfgNode) -> bool:
+    """Whether all images that the model sees have the same size."""
+    return TEST_MAPPERS.get(cfg.MODEL.META_ARCHITECTURE) is ClassificationMapper
+
+
+def _in_batches(loader: DataLoader, size: int) -> DataLoader:
+    """Detectron2's test loader, in whose version 0.6 a batch is one image, with larger ones."""
+    return DataLoader(
+        loader.dataset,
+        batch_size=size,
+        sampler=loader.sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+    )
 
 
 def _distributed_model(model: nn.Module) -> nn.Module:

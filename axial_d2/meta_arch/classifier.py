@@ -10,7 +10,6 @@ from axial_d2.meta_arch.batching import indices_by_size
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.backbone import Backbone
-from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torchvision.transforms import v2
@@ -123,9 +122,12 @@ class ImageClassifier(nn.Module):
 
     def logits(self, images: Tensor) -> Tensor:
         """Scores of normalised images [B, C, H, W], [B, num_classes] in float32."""
+        multiple = max(1, self.backbone.size_divisibility)
+        below, right = (-side % multiple for side in images.shape[-2:])
+        features = self.backbone(F.pad(images, (0, right, 0, below)))[self.in_feature]
+        # Those of padding alone do not count.
         height, width = (-(-side // self.stride) for side in images.shape[-2:])
-        padded = ImageList.from_tensors(list(images), self.backbone.size_divisibility).tensor
-        features = self.backbone(padded)[self.in_feature][..., :height, :width]
+        features = features[..., :height, :width]
         return self.linear(self.dropout(features.mean(dim=(-2, -1)))).float()
 
     def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:

@@ -17,8 +17,8 @@ class PublishedResults:
 
     Attributes:
         source: who published it.
-        panoptic_quality, average_precision, mean_iou, box_average_precision: PQ, mask AP, mIoU
-            and box AP in percent.
+        panoptic_quality, average_precision, mean_iou, box_average_precision, top1: PQ, mask AP,
+            mIoU, box AP and top-1 accuracy in percent.
         note: what else the source says.
     """
 
@@ -28,6 +28,7 @@ class PublishedResults:
     mean_iou: float | None = None
     note: str = ""
     box_average_precision: float | None = None
+    top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,19 @@ class PublicWeights:
         return self.file.endswith(".tar.gz")
 
 
+#: Name of a figure in tables → attribute of :class:`PublishedResults`.
+FIGURES = {
+    "PQ": "panoptic_quality",
+    "mask AP": "average_precision",
+    "mIoU": "mean_iou",
+    "box AP": "box_average_precision",
+    "top-1": "top1",
+}
+SEGMENTATION = ("PQ", "mask AP", "mIoU")
+DETECTION = ("box AP", "mask AP")
+CLASSIFICATION = ("top-1",)
+
+
 @dataclass(frozen=True)
 class DatasetSection:
     """The configs of one data set: their folder, and the input size that costs are given for.
@@ -62,16 +76,18 @@ class DatasetSection:
         title: for people.
         folder: under ``configs``.
         input_size: (H, W) in pixels.
+        figures: what is measured on it, of :data:`FIGURES`.
     """
 
     title: str
     folder: str
     input_size: tuple[int, int]
+    figures: tuple[str, ...] = SEGMENTATION
 
 
 SECTIONS = (
     DatasetSection("COCO panoptic", "coco", (1025, 1025)),
-    DatasetSection("COCO boxes and masks", "coco/detection", (640, 640)),
+    DatasetSection("COCO boxes and masks", "coco/detection", (640, 640), DETECTION),
     DatasetSection("Cityscapes", "cityscapes", (1025, 2049)),
     DatasetSection("Cityscapes, other backbones", "cityscapes/backbones", (1025, 2049)),
     DatasetSection("Cityscapes, the authors' backbones", "cityscapes/authors", (1025, 2049)),
@@ -82,12 +98,16 @@ SECTIONS = (
     ),
     DatasetSection("Mapillary Vistas v1.2", "mapillary", (2177, 2177)),
     DatasetSection("Mapillary Vistas v2.0", "mapillary/v2.0", (2177, 2177)),
+    DatasetSection("ImageNet", "imagenet", (224, 224), CLASSIFICATION),
     DatasetSection("The demo's data set", "demo", (128, 128)),
     DatasetSection("The demo's data set, other backbones", "demo/backbones", (128, 128)),
-    DatasetSection("The demo's data set, boxes", "demo/detection", (128, 128)),
+    DatasetSection("The demo's data set, boxes", "demo/detection", (128, 128), DETECTION),
     DatasetSection("The demo's data set, semantic: DANet", "demo/dual_attention", (128, 128)),
     DatasetSection(
         "The demo's data set, semantic: Attention to Scale", "demo/scale_attention", (128, 128)
+    ),
+    DatasetSection(
+        "The demo's pictures of one class each", "demo/classification", (48, 48), CLASSIFICATION
     ),
 )
 
@@ -120,6 +140,16 @@ RESULTS = {
             "attention_retinanet_sasa50_full": 36.6,
         }.items()
     },
+    "imagenet/axial_resnet_s": PublishedResults(PAPER, top1=77.5),
+    "imagenet/axial_resnet_s_full": PublishedResults(PAPER, top1=78.1),
+    "imagenet/axial_resnet_26s": PublishedResults(AUTHORS, top1=75.8),
+    "imagenet/resnet50": PublishedResults(SASA, top1=76.9),
+    "imagenet/sasa_26": PublishedResults(SASA, top1=75.8),
+    "imagenet/sasa_38": PublishedResults(SASA, top1=77.1),
+    "imagenet/sasa_50": PublishedResults(SASA, top1=77.4),
+    "imagenet/sasa_26_full": PublishedResults(SASA, top1=74.8),
+    "imagenet/sasa_38_full": PublishedResults(SASA, top1=76.9),
+    "imagenet/sasa_50_full": PublishedResults(SASA, top1=77.6),
 }
 
 _DEEPLAB2_ADDRESS = "https://storage.googleapis.com/gresearch/tf-deeplab/checkpoint"
@@ -142,12 +172,16 @@ def _deeplab2(end: str) -> dict[str, PublicWeights]:
     }
 
 
+_AXIAL26S = PublicWeights(
+    AUTHORS, "http://www.cs.jhu.edu/~hwang157/axial26s.pth", is_tensorflow=False
+)
 # Config → weights of the whole model, trained on its data set.
-TRAINED = _deeplab2("os16_axial_deeplab_cityscapes_trainfine")
+TRAINED = {
+    **_deeplab2("os16_axial_deeplab_cityscapes_trainfine"),
+    "imagenet/axial_resnet_26s": _AXIAL26S,
+}
 # Config → weights of its backbone, trained on ImageNet, which training starts from.
 BACKBONES = {
     **_deeplab2("imagenet1k_strong_training_strategy"),
-    "cityscapes/authors/axial_resnet_26s": PublicWeights(
-        AUTHORS, "http://www.cs.jhu.edu/~hwang157/axial26s.pth", is_tensorflow=False
-    ),
+    "cityscapes/authors/axial_resnet_26s": _AXIAL26S,
 }

@@ -28,6 +28,7 @@ LEGIBLE_SIDE = 480
 CAPTION_HEIGHT = 28
 LABEL_HEIGHT, LABEL_WIDTH = 14, 9  # of a label's letter in pixels, roughly
 GAP = 8
+LISTED_CLASSES = 5
 
 
 class PanopticVisualizer(Visualizer):
@@ -115,11 +116,13 @@ def draw_prediction(
 ) -> Array:
     """Draws what a model predicts for an image: panoptic segments, else instances, else classes.
 
+    Of a classifier, it writes the likeliest classes with their probabilities into the picture.
+
     Args:
         image: [H, W, 3] uint8, RGB.
         prediction: of one image, in Detectron2's format; its "panoptic_seg" holds the ids
-            [H, W] and ``segments_info`` (or None where ids are class · label divisor + number).
-            It is not changed.
+            [H, W] and ``segments_info`` (or None where ids are class · label divisor + number),
+            and a classifier's "logits" are [num_classes]. It is not changed.
         metadata: of the data set, for names and colours.
         scale: enlarges the picture; 1 or more.
 
@@ -129,6 +132,8 @@ def draw_prediction(
     if "panoptic_seg" in prediction:
         ids, segments = prediction["panoptic_seg"]
         return _draw_segments(image, ids.cpu(), segments, metadata, scale)
+    if "logits" in prediction:
+        return _write_classes(image, prediction["logits"].float().cpu(), metadata, scale)
     visualizer = Visualizer(image, metadata, scale=scale)
     if "instances" in prediction:
         return visualizer.draw_instance_predictions(prediction["instances"].to("cpu")).get_image()
@@ -273,6 +278,18 @@ def _draw_segments(
     ids = ids.repeat_interleave(scale, dim=0).repeat_interleave(scale, dim=1)
     segments = segments and [dict(segment) for segment in segments]  # they get an "area"
     return visualizer.draw_panoptic_seg(ids, segments).get_image()
+
+
+def _write_classes(image: Array, logits: torch.Tensor, metadata: Metadata, scale: int) -> Array:
+    visualizer = Visualizer(_enlarge(image, scale), metadata)
+    names = metadata.get("classes") or [f"class {index}" for index in range(len(logits))]
+    likeliest = logits.softmax(dim=0).topk(min(LISTED_CLASSES, len(logits)))
+    lines = [
+        f"{names[index]} {probability:.0%}"
+        for probability, index in zip(*map(torch.Tensor.tolist, likeliest), strict=True)
+    ]
+    visualizer.draw_text("\n".join(lines), (GAP, GAP), horizontal_alignment="left")
+    return visualizer.output.get_image()
 
 
 def _innermost_point(mask: Array) -> tuple[int, int]:

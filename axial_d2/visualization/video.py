@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from axial_d2.visualization.pictures import draw_prediction
 from detectron2.utils.video_visualizer import VideoVisualizer
 
 Array = np.ndarray
@@ -92,6 +93,8 @@ def draw_frame(visualizer: VideoVisualizer, frame: Array, prediction: dict[str, 
     if "panoptic_seg" in prediction:
         ids, segments = prediction["panoptic_seg"]
         drawing = visualizer.draw_panoptic_seg_predictions(frame, ids.cpu(), segments)
+    elif "logits" in prediction:
+        return draw_prediction(frame, prediction, visualizer.metadata)
     elif "instances" in prediction:
         drawing = visualizer.draw_instance_predictions(frame, prediction["instances"].to("cpu"))
     else:

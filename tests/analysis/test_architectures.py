@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from axial_d2.analysis import ModelCost, analyze, networks
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import WITHOUT_FILES, load_config
 from axial_d2.engine.skeleton import build_without_data
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -64,7 +64,7 @@ TRAINING_ONLY = "sem_seg_head.branch_predictors"
 
 def load(name: str, *opts: object) -> CfgNode:
     path = str(ROOT / name) if name else ""
-    no_data = ["DATASETS.PANOPTIC", "[]", "MODEL.DEVICE", "cpu"]
+    no_data = [*WITHOUT_FILES, "MODEL.DEVICE", "cpu"]
     return load_config(path, [*map(str, opts), *no_data])
 
 

@@ -46,26 +46,29 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.75, 0.9999])
-def test_the_average_is_that_of_a_loop(decay: float) -> None:
+@pytest.mark.parametrize("buffers", [True, False])
+def test_the_average_is_that_of_a_loop(decay: float, buffers: bool) -> None:
     model = Counting()
-    hook = EMAHook(model, decay)
+    parameters = [name for name, _ in model.named_parameters()]
+    hook = EMAHook(model, decay, buffers)
     expected: dict[str, Any] = {}
     for seed in range(6):
         model.change(seed)
         hook.after_step()
         for name, tensor in model.state_dict().items():
             new = tensor.double() if tensor.is_floating_point() else tensor.clone()
-            if name in expected and tensor.is_floating_point():
+            averaged = tensor.is_floating_point() and (buffers or name in parameters)
+            if name in expected and averaged:
                 new = decay * expected[name] + (1 - decay) * new
             expected[name] = new
-    averaged = hook.model.state_dict()
-    assert averaged.keys() == expected.keys()
-    for name, tensor in averaged.items():
+    given = hook.model.state_dict()
+    assert given.keys() == expected.keys()
+    for name, tensor in given.items():
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor.double(), expected[name], rtol=0, atol=1e-6)
         else:
             assert torch.equal(tensor, expected[name]), name
-    assert averaged["norm.num_batches_tracked"] == 6
+    assert given["norm.num_batches_tracked"] == 6
 
 
 def test_before_the_first_step_it_is_the_model_and_the_start_leaves_no_trace() -> None:

@@ -10,11 +10,12 @@ from types import ModuleType
 import pytest
 import torch
 from axial_d2.engine import export
-from axial_d2.engine.setup import load_config
+from axial_d2.engine.setup import WITHOUT_FILES, load_config
 from axial_d2.engine.skeleton import build_without_data
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
+CLASSIFIER = str(ROOT / "configs" / "demo" / "classification" / "axial.yaml")
 TINY = str(ROOT / "tests" / "engine" / "tiny.yaml")
 # One block of attention: exporting more takes seconds.
 ONE_ATTENTION = ["MODEL.AXIAL_RESNET.STAGE_TYPES", "['axial', 'conv', 'conv', 'conv']"]
@@ -69,6 +70,28 @@ def test_onnx_of_the_network_for_any_number_of_images(
         wanted = model._network_maps((images - model.pixel_mean) / model.pixel_std)
     for given, want in zip(session.run(None, {"images": images.numpy()}), wanted, strict=True):
         torch.testing.assert_close(torch.from_numpy(given), want, rtol=1e-3, atol=1e-4)
+
+
+def test_pt2_of_a_classifier(
+    export_model: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With dropout, which must not be in the file."""
+    opts = ["MODEL.AXIAL_RESNET.STAGE_TYPES", "['conv', 'conv', 'conv', 'conv']"]
+    opts += ["MODEL.CLASSIFIER.DROPOUT", "0.5"]
+    cfg = load_config(CLASSIFIER, [*WITHOUT_FILES, *opts, "MODEL.DEVICE", "cpu"])
+    torch.manual_seed(3)
+    model = build_without_data(cfg, device="cpu").eval()
+    nn.init.normal_(model.linear.weight)
+    weights, file = tmp_path / "model.pth", tmp_path / "classifier.pt2"
+    torch.save({"model": model.state_dict()}, weights)
+    arguments = ["--config-file", CLASSIFIER, "--input-size", "32x48", str(file)]
+    assert export_model.main([*arguments, *opts, "MODEL.WEIGHTS", str(weights)]) == 0
+    assert "logits; error " in capsys.readouterr().out
+    images = torch.rand(1, 3, 32, 48) * 255
+    with torch.no_grad():
+        (given,) = torch.export.load(file).module()(images).values()
+        want = model([{"image": images[0]}])[0]["logits"]
+    torch.testing.assert_close(given[0], want, rtol=1e-3, atol=1e-4)
 
 
 def test_pt2_of_a_backbone(export_model: ModuleType, tmp_path: Path) -> None:

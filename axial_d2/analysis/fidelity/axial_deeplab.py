@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from axial_d2.analysis.fidelity.tables import (
-    ALL_CONV,
     AXIAL,
     LOCAL,
     PublishedModel,
@@ -71,35 +70,34 @@ AXIAL_IMAGENET = (
 )
 
 
+def _classifier(name: str, config: str, parameters: float, multiply_adds: float) -> PublishedModel:
+    return PublishedModel(
+        name,
+        parameters=parameters,
+        multiply_adds=multiply_adds,
+        config_file=f"imagenet/{config}.yaml",
+    )
+
+
 def _imagenet() -> PublishedTable:
     return PublishedTable(
         "ImageNet classification at 224×224 (Axial-DeepLab)",
-        "The paper's stem for classification is ResNet's: one 7×7 convolution and a max-pool, "
-        "scaled with the width of Axial-ResNet. Striding is a 2×2 average pool after the "
-        "attention, as in SASA and in the authors' code; striding by subsampling, which fits the "
-        "segmentation tables, misses here (see the last table). Full Axial-ResNet has span 15 in "
-        "all blocks. Tables of 509 rows everywhere.",
+        "`configs/imagenet`. The paper's stem for classification is ResNet's: one 7×7 convolution "
+        "and a max-pool, scaled with the width of Axial-ResNet. Striding is a 2×2 average pool "
+        "after the attention, as in SASA and in the authors' code; striding by subsampling, which "
+        "fits the segmentation tables, misses here (see the last table). Full Axial-ResNet has "
+        "span 15 in all blocks. Tables of 509 rows everywhere.",
         (
-            PublishedModel("ResNet-50", ALL_CONV, parameters=25.6, multiply_adds=4.1),
-            PublishedModel("Conv-Stem + Attention", (), parameters=18.0, multiply_adds=3.5),
+            _classifier("ResNet-50", "resnet50", 25.6, 4.1),
+            _classifier("Conv-Stem + Attention", "sasa_50", 18.0, 3.5),
             PublishedModel(
                 "Conv-Stem + Position-Sensitive Attention",
                 POSITION_SENSITIVE,
                 parameters=18.0,
                 multiply_adds=3.7,
             ),
-            PublishedModel(
-                "Conv-Stem + Axial-Attention (S)",
-                (*AXIAL_IMAGENET, f"{AXIAL}.STEM", "conv7"),
-                parameters=12.4,
-                multiply_adds=2.8,
-            ),
-            PublishedModel(
-                "Full Axial-Attention (S)",
-                (*AXIAL_IMAGENET, f"{AXIAL}.STEM", "axial", f"{AXIAL}.SPAN", "15"),
-                parameters=12.5,
-                multiply_adds=3.3,
-            ),
+            _classifier("Conv-Stem + Axial-Attention (S)", "axial_resnet_s", 12.4, 2.8),
+            _classifier("Full Axial-Attention (S)", "axial_resnet_s_full", 12.5, 3.3),
         ),
     )
 

@@ -7,24 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from axial_d2.analysis import ModelCost, analyze
 from axial_d2.analysis.fidelity.tables import Options, PublishedModel, PublishedTable
 from axial_d2.engine.setup import load_config
-from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone
-from torch import Tensor, nn
-
-IMAGENET_CLASSES = 1000
-# What a model without a config file starts from; the published one's options come on top.
-CLASSIFICATION = (
-    "MODEL.BACKBONE.FREEZE_AT", "0",
-    "MODEL.BACKBONE.NAME", "build_local_attention_resnet_backbone",
-    "MODEL.LOCAL_ATTENTION_RESNET.OUTPUT_STRIDE", "32",
-    "MODEL.AXIAL_RESNET.OUTPUT_STRIDE", "32",
-    "MODEL.LOCAL_ATTENTION_RESNET.OUT_FEATURES", "['res5']",
-    "MODEL.AXIAL_RESNET.OUT_FEATURES", "['res5']",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,18 +47,6 @@ class Measured:
         return self.multiply_adds / (self.published.multiply_adds * 1e9)
 
 
-class Classifier(nn.Module):
-    """A backbone, global average pooling and a linear layer, as the papers count on ImageNet."""
-
-    def __init__(self, backbone: nn.Module, channels: int):
-        super().__init__()
-        self.backbone = backbone
-        self.classifier = nn.Linear(channels, IMAGENET_CLASSES)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.classifier(self.backbone(image)["res5"].mean((2, 3)))
-
-
 def measure(model: PublishedModel, config_root: Path, *, count_border: str = "full") -> Measured:
     """Builds a published model without memory for its weights, and counts it.
 
@@ -81,7 +54,7 @@ def measure(model: PublishedModel, config_root: Path, *, count_border: str = "fu
         config_root: the folder ``configs``.
         count_border: of :func:`axial_d2.analysis.analyze`.
     """
-    config_file = str(config_root / model.config_file) if model.config_file else ""
+    config_file = str(config_root / model.config_file)
     cost = _cost(config_file, model.options, model.input_size, count_border)
     parts = [cost.by_module[name] for name in model.parts] or [cost]
     return Measured(
@@ -95,9 +68,8 @@ def measure(model: PublishedModel, config_root: Path, *, count_border: str = "fu
 def _cost(
     config_file: str, options: Options, input_size: tuple[int, int], count_border: str
 ) -> ModelCost:
-    defaults = () if config_file else CLASSIFICATION
-    cfg = load_config(config_file, [*defaults, *options])
-    return analyze(cfg if config_file else _classifier(cfg), input_size, count_border=count_border)
+    cfg = load_config(config_file, [*options])
+    return analyze(cfg, input_size, count_border=count_border)
 
 
 def measure_tables(
@@ -109,9 +81,3 @@ def measure_tables(
             table,
             [measure(model, config_root, count_border=count_border) for model in table.models],
         )
-
-
-def _classifier(cfg: CfgNode) -> Classifier:
-    with torch.device("meta"):
-        backbone = build_backbone(cfg)
-        return Classifier(backbone, backbone.output_shape()["res5"].channels)

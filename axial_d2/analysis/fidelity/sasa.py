@@ -16,13 +16,15 @@ def _sasa(
     flops: float | None,
     parameters: float | None,
     *options: str,
+    config: str = "Base-ImageNet",
 ) -> PublishedModel:
-    """A row of SASA's tables, whose FLOPs are two a multiply-add."""
+    """A row of SASA's tables, whose FLOPs are two a multiply-add; a config of ImageNet's."""
     return PublishedModel(
         name,
         options,
         parameters=parameters,
         multiply_adds=None if flops is None else flops / 2,
+        config_file=f"imagenet/{config}.yaml",
     )
 
 
@@ -33,18 +35,18 @@ def _sasa_depths() -> PublishedTable:
         50: ((8.2, 25.6), (7.0, 18.0), (7.2, 18.0)),
     }
     kinds = (
-        ("Baseline", ALL_CONV),
-        ("Conv-stem + attention", ()),
-        ("Full attention", (f"{LOCAL}.STEM", "attention")),
+        ("Baseline", ALL_CONV, ""),
+        ("Conv-stem + attention", (), ""),
+        ("Full attention", (), "_full"),
     )
     return PublishedTable(
         "Stand-alone self-attention, three depths (SASA, table 1)",
         "Window 7×7, 8 heads, every projection dense; striding is a 2×2 average pool straight "
         "after the attention. Billions of multiply-adds are half of the printed FLOPs.",
         tuple(
-            _sasa(f"ResNet-{depth}, {name}", *cost, f"{LOCAL}.DEPTH", str(depth), *options)
+            _sasa(f"ResNet-{depth}, {name}", *cost, *options, config=f"sasa_{depth}{suffix}")
             for depth, costs in published.items()
-            for (name, options), cost in zip(kinds, costs, strict=True)
+            for (name, options, suffix), cost in zip(kinds, costs, strict=True)
         ),
     )
 

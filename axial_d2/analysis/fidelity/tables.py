@@ -19,7 +19,8 @@ class PublishedModel:
         input_size: (height, width) in pixels that its cost is printed for.
         parameters: in millions, or exactly where it is an integer; None where none is printed.
         multiply_adds: in billions; None where none are printed.
-        config_file: under ``configs``; none for a backbone with a linear layer of 1000 classes.
+        config_file: under ``configs``; default: that of ImageNet's classifiers, which names no
+            backbone but SASA's.
         parts: names of the modules that count; none for the whole model.
     """
 
@@ -28,7 +29,7 @@ class PublishedModel:
     input_size: tuple[int, int] = (224, 224)
     parameters: float | int | None = None
     multiply_adds: float | None = None
-    config_file: str = ""
+    config_file: str = "imagenet/Base-ImageNet.yaml"
     parts: tuple[str, ...] = ()
 
 

@@ -1,0 +1,95 @@
+"""tools/compare_classifiers.py, two iterations long."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+ROOT = Path(__file__).parents[2]
+SIZES = ["--num-train", "16", "--num-val", "10", "--max-iter", "2"]
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    path = ROOT / "tools" / "compare_classifiers.py"
+    spec = importlib.util.spec_from_file_location("tool_compare_classifiers", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # which dataclasses look up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _clean_process() -> Iterator[None]:
+    """Forgets the data sets and the log files of this module's runs."""
+    registered = set(DatasetCatalog), set(MetadataCatalog)
+    handlers = {name: list(logging.getLogger(name).handlers) for name in ("detectron2", "fvcore")}
+    yield
+    for catalog, names in zip((DatasetCatalog, MetadataCatalog), registered, strict=True):
+        for name in set(catalog) - names:
+            catalog.remove(name)
+    for name, before in handlers.items():
+        logging.getLogger(name).handlers = before
+
+
+@pytest.fixture(scope="module")
+def trained(tool: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("classifiers")
+    arguments = ["--output", str(output), "--kinds", "conv", "--least", "0", *SIZES]
+    assert tool.main(arguments) == 0
+    return output
+
+
+def test_every_kind_of_stage_and_stem_takes_part(tool: ModuleType) -> None:
+    kinds = {"axial", "conv", "conv_axial", "local", "local_ps", "global"}
+    assert set(tool.KINDS) == kinds | {"full_axial", "full_local"}
+
+
+def test_the_table(trained: Path) -> None:
+    document = (trained / "demo_classification.md").read_text(encoding="utf-8")
+    (row,) = [line for line in document.splitlines() if line.startswith("| [conv]")]
+    assert "(../configs/demo/classification/conv.yaml)" in row
+    top1, top5, parameters, multiply_adds = re.findall(r"[\d.]+(?=M| |$)", row)[:4]
+    assert 0 <= float(top1) <= float(top5) <= 100
+    assert float(parameters) > 0.5
+    assert float(multiply_adds) > 1
+    assert "2 iterations of" in document
+
+
+def test_what_is_trained_is_not_trained_again(
+    tool: ModuleType, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compare(kind: str, args: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(tool, "compare", compare)
+    arguments = ["--output", str(trained), "--kinds", "conv", "--least", "0", *SIZES]
+    assert tool.main(arguments) == 0
+    with pytest.raises(InterruptedError):
+        tool.main([*arguments, "--max-iter", "3"])
+
+
+def test_a_kind_below_what_is_asked_fails(
+    tool: ModuleType, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--output", str(trained), "--report", str(tmp_path), "--least", "101", *SIZES]
+    assert tool.main(arguments) == 1
+    assert "below 101.0 % top-1: conv" in capsys.readouterr().err
+    assert (tmp_path / "demo_classification.md").is_file()
+
+
+def test_report_of_nothing(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool.main(["--output", str(tmp_path), "--report", str(tmp_path), *SIZES]) == 1
+    assert "nothing trained" in capsys.readouterr().err

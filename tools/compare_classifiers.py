@@ -1,0 +1,184 @@
+#!/usr/bin/env python
+"""Trains a classifier on every kind of backbone, all with the same budget, and compares them.
+
+tools/compare_classifiers.py [--output output/classifiers] [--kinds axial conv …]
+tools/compare_classifiers.py --report docs     writes what has been trained so far
+
+Each kind is a config in configs/demo/classification; the images are those that
+tools/make_demo_dataset.py --image-folder draws. Kinds that were trained already with the same
+iterations, images and seed are not trained again. Exit status: 1 where a kind stays below --least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from axial_d2.analysis import analyze
+from axial_d2.data import make_demo_image_folder
+from axial_d2.data.synthetic import SPLITS
+from axial_d2.engine import Trainer
+from axial_d2.engine.comparison import Study, first_comment
+from axial_d2.engine.setup import read_config, setup
+from detectron2.config import CfgNode
+from tabulate import tabulate
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs" / "demo" / "classification"
+KINDS = tuple(sorted(f.stem for f in CONFIGS.glob("*.yaml") if not f.stem.startswith("Base")))
+DOCUMENT = "demo_classification.md"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A classifier, trained.
+
+    Attributes:
+        kind: name of its config.
+        settings: what the comparison holds fixed.
+        threads: of PyTorch.
+        results: "top1" and "top5" on images that training never saw, in percent.
+        seconds, cpu_seconds: of the training with the evaluation that ends it, wall-clock and of
+            this process on all its threads.
+    """
+
+    kind: str
+    settings: dict[str, int]
+    threads: int
+    results: dict[str, float]
+    seconds: float
+    cpu_seconds: float
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    budget = read_config(str(CONFIGS / "Base-Classification.yaml")).SOLVER.MAX_ITER
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--output", type=Path, default=ROOT / "output" / "classifiers", help="working folder")
+    add("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="default: all")
+    add("--max-iter", type=int, default=budget, help=f"of each training; default: {budget}")
+    add("--num-train", type=int, default=4000, help="images to train on; default: 4000")
+    add("--num-val", type=int, default=500, help="images to evaluate on; default: 500")
+    add("--seed", type=int, default=0, help="of the images; default: 0")
+    add("--least", type=float, default=90.0, help="top-1 that each must reach; default: 90")
+    add("--report", type=Path, metavar="FOLDER", help="only write the table there")
+    return parser.parse_args(arguments)
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, int]:
+    return {name: getattr(args, name) for name in ("max_iter", "num_train", "num_val", "seed")}
+
+
+def config_of(kind: str, args: argparse.Namespace) -> CfgNode:
+    folders = [[f"axial_d2_demo_images_{s}", str(args.output / "dataset" / s)] for s in SPLITS]
+    opts = ["DATASETS.IMAGE_FOLDERS", repr(folders), "OUTPUT_DIR", str(args.output / kind)]
+    opts += ["SOLVER.MAX_ITER", str(args.max_iter)]
+    return setup(argparse.Namespace(config_file=str(CONFIGS / f"{kind}.yaml"), opts=opts))
+
+
+def compare(kind: str, args: argparse.Namespace) -> Comparison:
+    with contextlib.redirect_stdout(io.StringIO()):  # Detectron2's log is in OUTPUT_DIR/log.txt
+        trainer = Trainer(config_of(kind, args))
+        trainer.resume_or_load(resume=False)
+        start, cpu_start = time.perf_counter(), time.process_time()
+        trainer.train()  # ends with an evaluation
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        results = trainer._last_eval_results["classification"]
+    return Comparison(
+        kind=kind,
+        settings=settings_of(args),
+        threads=torch.get_num_threads(),
+        results={name: results[name] for name in ("top1", "top5")},
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+    )
+
+
+def table_of(comparisons: list[Comparison]) -> str:
+    rows = []
+    for c in sorted(comparisons, key=lambda c: -c.results["top1"]):
+        file = CONFIGS / f"{c.kind}.yaml"
+        cfg = read_config(str(file))
+        cost = analyze(cfg, (cfg.INPUT.CLASSIFICATION.CROP_SIZE,) * 2)
+        rows.append(
+            [
+                f"[{c.kind}](../configs/demo/classification/{c.kind}.yaml)",
+                first_comment(file),
+                *(f"{c.results[name]:.1f}" for name in ("top1", "top5")),
+                f"{cost.parameters / 1e6:.2f}M",
+                f"{cost.multiply_adds / 1e6:.1f}M",
+                f"{c.cpu_seconds / 60:.1f} min",
+                f"{c.seconds / 60:.1f} min",
+            ]
+        )
+    headers = [
+        "backbone", "what it is", "top-1", "top-5", "parameters", "multiply-adds", "CPU time",
+        "wall-clock",
+    ]  # fmt: skip
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def write_report(comparisons: list[Comparison], folder: Path) -> None:
+    settings = comparisons[0].settings
+    cfg = read_config(str(CONFIGS / "Base-Classification.yaml"))
+    budget = f"{settings['max_iter']} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
+    side, chance = cfg.INPUT.CLASSIFICATION.CROP_SIZE, 100 / cfg.MODEL.CLASSIFIER.NUM_CLASSES
+    threads = ", ".join(sorted({str(c.threads) for c in comparisons}))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DOCUMENT).write_text(
+        f"""# A classifier on every backbone
+
+Trained from scratch by `tools/compare_classifiers.py` on {settings["num_train"]} images of
+{side}×{side} pixels and evaluated on {settings["num_val"]} others, which
+`tools/make_demo_dataset.py --image-folder` draws from other random numbers. The classes are the
+five shapes (one of them somewhere, at any angle and size, before any texture) and the five
+textures of the demo's data set; colours are random, and a linear classifier on an image's mean
+colour is about as good as guessing ({chance:.0f} %). All have one budget ({budget}), one
+optimizer, one learning rate and one seed (`Base-Classification.yaml`). One training each, and
+{settings["num_val"]} images, so differences of a point or two mean nothing.
+
+{table_of(comparisons)}
+
+Multiply-adds are for one image. CPU time is the process's own, on all of its threads, for the
+training and the evaluation at its end; PyTorch {torch.__version__} on {threads} thread(s) of
+{platform.machine()}. Wall-clock time is longer where other work ran beside it.
+""",
+        encoding="utf-8",
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    study = Study(args.output, settings_of(args))
+    if args.report is None:
+        make_demo_image_folder(
+            args.output / "dataset", seed=args.seed, num_train=args.num_train, num_val=args.num_val
+        )
+        trained = study.ensure(args.kinds, Comparison, lambda kind: compare(kind, args))
+        for kind, c in trained:
+            top1 = c.results["top1"]
+            print(f"{kind}: top-1 {top1:.1f} %, {c.cpu_seconds:.0f} s of CPU time", flush=True)
+    done = [c for kind in args.kinds if (c := study.finished(kind, Comparison)) is not None]
+    if not done:
+        print(f"compare_classifiers: nothing trained in {args.output} yet", file=sys.stderr)
+        return 1
+    folder = args.report or args.output
+    write_report(done, folder)
+    print(f"wrote {folder / DOCUMENT}")
+    low = [c.kind for c in done if c.results["top1"] < args.least]
+    if low:
+        print(f"compare_classifiers: below {args.least} % top-1: {', '.join(low)}", file=sys.stderr)
+    return int(bool(low))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
