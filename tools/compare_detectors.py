@@ -167,8 +167,8 @@ things of 12 to 70 pixels, which cover each other). Optimizer, learning rate, ba
 {images["batch"]} crops and anchors are the same in every row; iterations are not, so that each
 takes at most ten minutes of one processor. One training each, so small differences mean little.
 Multiply-adds are for one image. Times are of training without evaluation on PyTorch
-{torch.__version__} with {threads} thread(s) of {platform.machine()}; processor time is the process's own, wall-clock was beside other
-work on the machine.
+{torch.__version__} with {threads} thread(s) of {platform.machine()}; processor time is the
+process's own, wall-clock was beside other work on the machine.
 
 {table}
 """,
