@@ -142,14 +142,14 @@ def write_report(detectors: list[Detector], folder: Path) -> Path:
             *(f"{d.results[name]:.1f}" for name in METRICS),
             f"{d.parameters / 1e6:.2f}M",
             f"{d.multiply_adds / 1e9:.3f}B",
-            f"{d.settings['max_iter']} × {d.settings['batch']}",
+            str(d.settings["max_iter"]),
             f"{d.training_cpu_seconds / 60:.1f} min",
             f"{d.training_seconds / 60:.1f} min",
         ]
         for d in detectors
     ]
     headers = [
-        "detector", "what it is", *METRICS, "parameters", "multiply-adds", "iterations × crops",
+        "detector", "what it is", *METRICS, "parameters", "multiply-adds", "iterations",
         "processor time", "wall-clock",
     ]  # fmt: skip
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
@@ -163,11 +163,12 @@ def write_report(detectors: list[Detector], folder: Path) -> Path:
 The rows of SASA's detection table in small. Written by `tools/compare_detectors.py`, which trains
 every row from scratch on {images["num_train"]} images of the demo's data set and measures box AP by
 Detectron2's `COCOEvaluator` on {images["num_val"]} images that training never sees (5 classes of
-things of 12 to 70 pixels, which cover each other). Optimizer, learning rate and anchors are the
-same in every row. One training each, so small differences mean little. Multiply-adds are for one
-image. Times are of training without evaluation on PyTorch {torch.__version__} with {threads}
-thread(s) of {platform.machine()}; processor time is the process's own, wall-clock was beside other
-work on the machine.
+things of 12 to 70 pixels, which cover each other). Optimizer, learning rate, batches of
+{images["batch"]} crops and anchors are the same in every row; iterations are not, so that each
+takes at most ten minutes of one processor. One training each, so small differences mean little.
+Multiply-adds are for one image. Times are of training without evaluation on PyTorch
+{torch.__version__} with {threads} thread(s) of {platform.machine()}; processor time is the
+process's own, wall-clock was beside other work on the machine.
 
 {table}
 """,
