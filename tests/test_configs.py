@@ -32,9 +32,8 @@ SEMANTIC = [
     name for name in NAMES if Path(name).parent.name in ("dual_attention", "scale_attention")
 ]
 # Of classification; tests/test_classification_configs.py builds them.
-CLASSIFICATION = [
-    name for name in NAMES if Path(name).parent.name in ("imagenet", "classification")
-]
+CLASSIFICATION_FOLDERS = ("imagenet", "classification")
+CLASSIFICATION = [name for name in NAMES if Path(name).parent.name in CLASSIFICATION_FOLDERS]
 PANOPTIC = [name for name in NAMES if name not in (*SEMANTIC, *CLASSIFICATION)]
 BASES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("Base*.yaml"))
 
@@ -64,8 +63,10 @@ def _stand_in() -> Iterator[None]:
 
 
 def is_panoptic(name: str) -> bool:
+    if Path(name).parent.name in CLASSIFICATION_FOLDERS:
+        return False
     text = (CONFIGS / name).read_text(encoding="utf-8")
-    return "Semantic" not in name and "Semantic.yaml" not in text and "imagenet/" not in name
+    return "Semantic" not in name and "Semantic.yaml" not in text
 
 
 def load(name: str) -> CfgNode:
