@@ -5,8 +5,9 @@ tools/compare_classifiers.py [--output output/classifiers] [--kinds axial conv â
 tools/compare_classifiers.py --report docs     writes what has been trained so far
 
 Each kind is a config in configs/demo/classification; the images are those that
-tools/make_demo_dataset.py --image-folder draws. Kinds that were trained already with the same
-iterations, images and seed are not trained again. Exit status: 1 where a kind stays below --least.
+tools/make_demo_dataset.py --image-folder textures draws. Kinds that were trained already with the
+same iterations, images and seed are not trained again. Exit status: 1 where a kind stays below
+--least.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from axial_d2.analysis import analyze
 from axial_d2.data import make_demo_image_folder
 from axial_d2.data.synthetic import SPLITS
+from axial_d2.data.synthetic.portraits import TEXTURE_CLASSES
 from axial_d2.engine import Trainer
 from axial_d2.engine.comparison import Study, first_comment
 from axial_d2.engine.setup import read_config, setup
@@ -34,6 +36,14 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "demo" / "classification"
 KINDS = tuple(sorted(f.stem for f in CONFIGS.glob("*.yaml") if not f.stem.startswith("Base")))
 DOCUMENT = "demo_classification.md"
+SUBJECT = "textures"
+# What differs from the configs: another subject, and a budget in which attention stems learn it.
+OPTIONS = [
+    "MODEL.CLASSIFIER.NUM_CLASSES", str(len(TEXTURE_CLASSES)),
+    "INPUT.CLASSIFICATION.SCALE", "(0.8, 1.0)",
+    "SOLVER.BASE_LR", "0.008",
+]  # fmt: skip
+MAX_ITER = 800
 
 
 @dataclass(frozen=True)
@@ -58,14 +68,13 @@ class Comparison:
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    budget = read_config(str(CONFIGS / "Base-Classification.yaml")).SOLVER.MAX_ITER
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--output", type=Path, default=ROOT / "output" / "classifiers", help="working folder")
     add("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="default: all")
-    add("--max-iter", type=int, default=budget, help=f"of each training; default: {budget}")
+    add("--max-iter", type=int, default=MAX_ITER, help=f"of each training; default: {MAX_ITER}")
     add("--num-train", type=int, default=4000, help="images to train on; default: 4000")
     add("--num-val", type=int, default=500, help="images to evaluate on; default: 500")
     add("--seed", type=int, default=0, help="of the images; default: 0")
@@ -81,7 +90,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, int]:
 def config_of(kind: str, args: argparse.Namespace) -> CfgNode:
     folders = [[f"axial_d2_demo_images_{s}", str(args.output / "dataset" / s)] for s in SPLITS]
     opts = ["DATASETS.IMAGE_FOLDERS", repr(folders), "OUTPUT_DIR", str(args.output / kind)]
-    opts += ["SOLVER.MAX_ITER", str(args.max_iter)]
+    opts += [*OPTIONS, "SOLVER.MAX_ITER", str(args.max_iter)]
     return setup(argparse.Namespace(config_file=str(CONFIGS / f"{kind}.yaml"), opts=opts))
 
 
@@ -107,7 +116,7 @@ def table_of(comparisons: list[Comparison]) -> str:
     rows = []
     for c in sorted(comparisons, key=lambda c: -c.results["top1"]):
         file = CONFIGS / f"{c.kind}.yaml"
-        cfg = read_config(str(file))
+        cfg = read_config(str(file), OPTIONS)
         cost = analyze(cfg, (cfg.INPUT.CLASSIFICATION.CROP_SIZE,) * 2)
         rows.append(
             [
@@ -129,7 +138,7 @@ def table_of(comparisons: list[Comparison]) -> str:
 
 def write_report(comparisons: list[Comparison], folder: Path) -> None:
     settings = comparisons[0].settings
-    cfg = read_config(str(CONFIGS / "Base-Classification.yaml"))
+    cfg = read_config(str(CONFIGS / "Base-Classification.yaml"), OPTIONS)
     budget = f"{settings['max_iter']} iterations of {cfg.SOLVER.IMS_PER_BATCH} images"
     side, chance = cfg.INPUT.CLASSIFICATION.CROP_SIZE, 100 / cfg.MODEL.CLASSIFIER.NUM_CLASSES
     threads = ", ".join(sorted({str(c.threads) for c in comparisons}))
@@ -139,11 +148,11 @@ def write_report(comparisons: list[Comparison], folder: Path) -> None:
 
 Trained from scratch by `tools/compare_classifiers.py` on {settings["num_train"]} images of
 {side}Ã—{side} pixels and evaluated on {settings["num_val"]} others, which
-`tools/make_demo_dataset.py --image-folder` draws from other random numbers. The classes are the
-five shapes (one of them somewhere, at any angle and size, before any texture) and the five
-textures of the demo's data set; colours are random, and a linear classifier on an image's mean
-colour is about as good as guessing ({chance:.0f} %). All have one budget ({budget}), one
-optimizer, one learning rate and one seed (`Base-Classification.yaml`). One training each, and
+`tools/make_demo_dataset.py --image-folder {SUBJECT}` draws from other random numbers. The classes
+are {len(TEXTURE_CLASSES)} textures ({", ".join(TEXTURE_CLASSES)}), each in two tones of a
+random colour: a linear classifier on an image's mean colour is about as good as guessing
+({chance:.0f} %). All have one budget ({budget}), one optimizer, one learning rate
+({cfg.SOLVER.BASE_LR}) and one seed; the rest is `Base-Classification.yaml`. One training each, and
 {settings["num_val"]} images, so differences of a point or two mean nothing.
 
 {table_of(comparisons)}
@@ -161,7 +170,11 @@ def main(arguments: list[str] | None = None) -> int:
     study = Study(args.output, settings_of(args))
     if args.report is None:
         make_demo_image_folder(
-            args.output / "dataset", seed=args.seed, num_train=args.num_train, num_val=args.num_val
+            args.output / "dataset",
+            seed=args.seed,
+            num_train=args.num_train,
+            num_val=args.num_val,
+            subject=SUBJECT,
         )
         trained = study.ensure(args.kinds, Comparison, lambda kind: compare(kind, args))
         for kind, c in trained:

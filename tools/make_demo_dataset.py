@@ -15,6 +15,7 @@ from axial_d2.data.synthetic import (
     make_demo_dataset,
     make_demo_image_folder,
 )
+from axial_d2.data.synthetic.image_folder import SUBJECTS
 
 # Pictures in each split, unless given.
 PANOPTIC_SIZE = {"train": 800, "val": 80}
@@ -26,7 +27,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument(
-        "--image-folder", action="store_true", help="pictures of one class each, 48 pixels a side"
+        "--image-folder",
+        nargs="?",
+        choices=sorted(SUBJECTS),
+        const="portraits",
+        help="pictures of one class each, 48 pixels a side: portraits (where none is named) have "
+        "the ten classes of the scenes, textures six that are easier",
     )
     parser.add_argument("--output", required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another data set")
@@ -60,7 +66,7 @@ def draw(args: argparse.Namespace) -> bool:
         "progress": True,
     }
     if args.image_folder:
-        return make_demo_image_folder(args.output, **common)
+        return make_demo_image_folder(args.output, subject=args.image_folder, **common)
     return make_demo_dataset(args.output, varied_sizes=args.varied_sizes, **common)
 
 

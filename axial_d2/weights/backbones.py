@@ -94,8 +94,8 @@ def _leave_stem(result: Transfer, prefix: str, target: Shapes) -> None:
         {n: s for n, s in shapes.items() if n.startswith(f"{prefix}stem.") and COUNTER not in n}
         for shapes in (given, wanted)
     ]
-    if stems[0] == stems[1]:
-        return
+    if not all(stems) or stems[0] == stems[1]:
+        return  # a file without any stem is an incomplete one
     names = given.keys() | wanted.keys()
     differing = {name for name in names if given.get(name) != wanted.get(name)}
     left = {

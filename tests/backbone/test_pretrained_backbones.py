@@ -201,3 +201,11 @@ def test_an_optimizers_state_moves_nothing(tmp_path: Path) -> None:
     keeper = StrictCheckpointer(model, trainer=nn.Identity())
     with pytest.raises(WeightsError, match="keys of backbone not in the"):
         keeper.load(str(tmp_path / "w.pth"))
+
+
+def test_a_file_without_a_stem_is_an_error(tmp_path: Path) -> None:
+    state = {k: v for k, v in random_state(classifier()).items() if ".stem." not in k}
+    with pytest.raises(
+        WeightsError, match=r"keys of backbone not in the checkpoint, such as .*stem"
+    ):
+        load(axial_deeplab(), save(state, tmp_path / "w.pth"))

@@ -1,9 +1,12 @@
-"""Pictures of one class each: a single thing somewhere, or one kind of stuff everywhere."""
+"""Pictures of one class each: a single thing somewhere, or one kind of stuff everywhere.
+
+Textures alone are the easier subject, for networks that learn the forms of things slowly.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from axial_d2.data.synthetic import scenes
+from axial_d2.data.synthetic import scenes, textures
 from axial_d2.data.synthetic.categories import STUFF_NAMES, THING_NAMES
 
 Array = np.ndarray
@@ -14,6 +17,27 @@ SIZE = 48
 RADII = (11.0, 20.0)
 #: Names of the classes, sorted as the folders are.
 PORTRAIT_CLASSES: list[str] = sorted(THING_NAMES + STUFF_NAMES)
+#: Names of the textures that pictures may be of, sorted.
+TEXTURE_CLASSES: list[str] = ["brick", "checks", "grass", "sky", "stripes", "water"]
+# Of patterns, over that of scenes: some six periods fill a picture.
+_TEXTURE_SCALE = 1.5
+
+
+def draw_texture(rng: np.random.Generator, name: str, image_scale: float = 1.0) -> Array:
+    """Draws a picture that one texture fills, in two tones of a random colour.
+
+    Args:
+        rng: the only source of randomness.
+        name: one of ``TEXTURE_CLASSES``.
+        image_scale: factor on the picture's size and on the pattern.
+
+    Returns:
+        uint8 ``[H, W, 3]``, BGR; the same for the same arguments.
+    """
+    shape = (round(SIZE * image_scale),) * 2
+    color = textures.random_color(rng, 1)[0]
+    picture = textures.paint_stuff(rng, name, shape, color, _TEXTURE_SCALE * image_scale)
+    return scenes.photograph(rng, picture)
 
 
 def draw_portrait(rng: np.random.Generator, name: str, image_scale: float = 1.0) -> Array:

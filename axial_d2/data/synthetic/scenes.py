@@ -151,7 +151,8 @@ def place(
 ) -> Placed:
     """A thing at a random angle, slightly stretched."""
     angle, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.1)
-    stamp = shapes.render(name, centre, radius, angle, stretch, canvas.labels.shape)
+    height, width = canvas.labels.shape
+    stamp = shapes.render(name, centre, radius, angle, stretch, (height, width))
     return Placed(name, centre, radius, float(angle), stamp)
 
 

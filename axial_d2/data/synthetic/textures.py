@@ -93,6 +93,27 @@ def sky(rng: np.random.Generator, shape: tuple[int, int], unit: float) -> Array:
     return 0.55 * gradient + 0.3 * smooth_noise(rng, shape, 3)
 
 
+def _wave(
+    rng: np.random.Generator, shape: tuple[int, int], unit: float, angle: float
+) -> tuple[Array, Array]:
+    """Sines of one period, 6 to 8 pixels, along and across about ``angle`` (radians)."""
+    period = rng.uniform(6.0, 8.0) * unit
+    grid = rotated_grid(shape, angle + rng.uniform(-0.25, 0.25))
+    first, second = (np.sin(2 * np.pi * x / period + rng.uniform(0, 6.3)) for x in grid)
+    return first, second
+
+
+def stripes(rng: np.random.Generator, shape: tuple[int, int], unit: float) -> Array:
+    """Straight diagonal stripes with a period of 6 to 8 pixels."""
+    return np.clip(2.5 * _wave(rng, shape, unit, np.pi / 4)[0], -1, 1)
+
+
+def checks(rng: np.random.Generator, shape: tuple[int, int], unit: float) -> Array:
+    """An upright chequerboard with a period of 6 to 8 pixels."""
+    along, across = _wave(rng, shape, unit, 0.0)
+    return np.clip(2.5 * along * across, -1, 1)
+
+
 _TEXTURES: dict[str, Callable[[np.random.Generator, tuple[int, int], float], Array]] = {
     "grass": grass,
     "brick": brick,
@@ -101,6 +122,8 @@ _TEXTURES: dict[str, Callable[[np.random.Generator, tuple[int, int], float], Arr
     "sky": sky,
 }
 assert sorted(_TEXTURES) == sorted(STUFF_NAMES)
+# Textures of no class of the scenes.
+_PAINTED = {**_TEXTURES, "stripes": stripes, "checks": checks}
 
 
 def random_color(rng: np.random.Generator, count: int) -> Array:
@@ -126,5 +149,5 @@ def colorize(rng: np.random.Generator, texture: Array, color: Array) -> Array:
 def paint_stuff(
     rng: np.random.Generator, name: str, shape: tuple[int, int], color: Array, unit: float
 ) -> Array:
-    """Picture ``[H, W, 3]`` in about [0, 1], all of it stuff of the class ``name``."""
-    return colorize(rng, _TEXTURES[name](rng, shape, unit).astype(np.float32), color)
+    """Picture ``[H, W, 3]`` in about [0, 1], all of it of the class or texture ``name``."""
+    return colorize(rng, _PAINTED[name](rng, shape, unit).astype(np.float32), color)
