@@ -66,10 +66,10 @@ def _stand_in() -> Iterator[None]:
 
 
 def is_panoptic(name: str) -> bool:
-    if Path(name).parent.name in CLASSIFICATION_FOLDERS:
-        return False
     text = (CONFIGS / name).read_text(encoding="utf-8")
-    others = any(part in name for part in ("detection/", "imagenet/", "classification/", "Semantic"))
+    others = any(
+        part in name for part in ("detection/", "imagenet/", "classification/", "Semantic")
+    )
     return not others and "Semantic.yaml" not in text
 
 
