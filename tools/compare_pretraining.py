@@ -160,7 +160,7 @@ def table_of(trainings: dict[str, Training], args: argparse.Namespace) -> str:
                 if scores:
                     label = f"{figure} after {iteration}"
                     rows.append([label, what, *seed_cells(scores, args.seeds)])
-    headers = ["iterations", "start", *seed_headers(args.seeds)]
+    headers = ["figure", "start", *seed_headers(args.seeds)]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 

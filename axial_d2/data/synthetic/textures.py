@@ -98,7 +98,7 @@ def _wave(
 ) -> tuple[Array, Array]:
     """Sines of one period, 6 to 8 pixels, along and across about ``angle`` (radians)."""
     period = rng.uniform(6.0, 8.0) * unit
-    grid = rotated_grid(shape, angle + rng.uniform(-0.25, 0.25))
+    grid = rotated_grid(shape, angle + rng.uniform(-0.15, 0.15))
     first, second = (np.sin(2 * np.pi * x / period + rng.uniform(0, 6.3)) for x in grid)
     return first, second
 
