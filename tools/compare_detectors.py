@@ -154,6 +154,8 @@ def write_report(detectors: list[Detector], folder: Path) -> Path:
     ]  # fmt: skip
     table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     threads = ", ".join(sorted({str(d.threads) for d in detectors}))
+    missing = [kind for kind in KINDS if kind not in {d.kind for d in detectors}]
+    rest = f"\nNot trained: {', '.join(missing)}.\n" if missing else ""
     images = detectors[0].settings
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / DOCUMENT
@@ -171,7 +173,7 @@ Multiply-adds are for one image. Times are of training without evaluation on PyT
 process's own, wall-clock was beside other work on the machine.
 
 {table}
-""",
+{rest}""",
         encoding="utf-8",
     )
     return file

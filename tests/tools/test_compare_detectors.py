@@ -59,6 +59,7 @@ def test_every_kind_has_its_config(tool: ModuleType) -> None:
 def test_table_and_times(tool: ModuleType, trained: Path) -> None:
     document = (trained / "demo_detection.md").read_text(encoding="utf-8")
     assert "| [retinanet_conv](../configs/demo/detection/retinanet_conv.yaml)" in document
+    assert "Not trained: retinanet_local, retinanet_full_local, attention_" in document
     assert "trains\nevery row from scratch on 4 images" in document
     found = json.loads((trained / "retinanet_conv" / "detector.json").read_text())
     assert found["settings"]["max_iter"] == 2
