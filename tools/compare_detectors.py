@@ -17,13 +17,13 @@ import json
 import math
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from axial_d2.analysis import analyze
 from axial_d2.data import make_demo_dataset
-from axial_d2.engine.comparison import demo_config, first_comment, train_and_time
+from axial_d2.engine.comparison import Study, demo_config, first_comment, train_and_time
 from axial_d2.engine.setup import read_config
 from tabulate import tabulate
 
@@ -122,16 +122,8 @@ def settings_of(kind: str, args: argparse.Namespace) -> dict[str, int]:
     }
 
 
-def result_file(kind: str, args: argparse.Namespace) -> Path:
-    return args.output / kind / "detector.json"
-
-
-def finished(kind: str, args: argparse.Namespace) -> Detector | None:
-    file = result_file(kind, args)
-    if not file.is_file():
-        return None
-    detector = Detector(**json.loads(file.read_text(encoding="utf-8")))
-    return detector if detector.settings == settings_of(kind, args) else None
+def study_of(kind: str, args: argparse.Namespace) -> Study:
+    return Study(args.output, settings_of(kind, args))
 
 
 def write_report(detectors: list[Detector], folder: Path) -> Path:
@@ -166,8 +158,8 @@ The rows of SASA's detection table in small. Written by `tools/compare_detectors
 every row from scratch on {images["num_train"]} images of the demo's data set and measures box AP by
 Detectron2's `COCOEvaluator` on {images["num_val"]} images that training never sees (5 classes of
 things of 12 to 70 pixels, which cover each other). Optimizer, learning rate, batches of
-{images["batch"]} crops and anchors are the same in every row; iterations are not, so that each
-takes at most ten minutes of one processor. One training each, so small differences mean little.
+{images["batch"]} crops and anchors are the same in every row, and each takes at most ten minutes of
+one processor. One training each, so small differences mean little.
 Multiply-adds are for one image. Times are of training without evaluation on PyTorch
 {torch.__version__} with {threads} thread(s) of {platform.machine()}; processor time is the
 process's own, wall-clock was beside other work on the machine.
@@ -185,15 +177,12 @@ def main(arguments: list[str] | None = None) -> int:
     if args.report is None:
         make_demo_dataset(args.output / "dataset", args.seed, args.num_train, args.num_val)
         for kind in args.kinds:
-            detector = finished(kind, args)
-            if detector is None:
-                print(f"{kind}: training …", flush=True)
-                detector = train(kind, args)
-                document = json.dumps(asdict(detector), indent=2) + "\n"
-                result_file(kind, args).write_text(document, encoding="utf-8")
-            minutes = detector.training_cpu_seconds / 60
-            print(f"{kind}: AP50 {detector.results['AP50']:.1f}, {minutes:.1f} min", flush=True)
-    done = [d for kind in args.kinds if (d := finished(kind, args)) is not None]
+            trained = study_of(kind, args).ensure([kind], Detector, lambda kind: train(kind, args))
+            for _, detector in trained:
+                minutes = detector.training_cpu_seconds / 60
+                print(f"{kind}: AP50 {detector.results['AP50']:.1f}, {minutes:.1f} min", flush=True)
+    each = (study_of(kind, args).finished(kind, Detector) for kind in args.kinds)
+    done = [detector for detector in each if detector is not None]
     if not done:
         print(f"compare_detectors: nothing trained in {args.output} yet", file=sys.stderr)
         return 1

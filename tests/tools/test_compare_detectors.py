@@ -61,7 +61,7 @@ def test_table_and_times(tool: ModuleType, trained: Path) -> None:
     assert "| [retinanet_conv](../configs/demo/detection/retinanet_conv.yaml)" in document
     assert "Not trained: retinanet_local, retinanet_full_local, attention_" in document
     assert "trains\nevery row from scratch on 4 images" in document
-    found = json.loads((trained / "retinanet_conv" / "detector.json").read_text())
+    found = json.loads((trained / "retinanet_conv" / "comparison.json").read_text())
     assert found["settings"]["max_iter"] == 2
     assert set(found["results"]) == {"AP", "AP50", "AP75"}
     assert found["training_cpu_seconds"] > 0
