@@ -99,9 +99,8 @@ def test_losses_are_those_of_aligned_maps(
             module.eval()
     example = training_example(*size, [(1, 4, 5, 20, 30), (7, 20, 0, 30, 45)])
     losses = model([example])
-    with torch.no_grad():
-        images = model._images([example])
-        _, center, offset = model._network_maps(images)
+    images = model._images([example])
+    _, center, offset = (each.detach() for each in model._network_maps(images))
     height, width = size
     padded = images.shape[-2:]
     heatmap = F.interpolate(center, padded, mode="bilinear", align_corners=True)
