@@ -6,11 +6,9 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from contests import CPU, Calls, contest, entry, sweep_entry
 
 from benchmarks import measure
@@ -89,6 +87,7 @@ def test_growth_is_of_time_over_the_square(monkeypatch: pytest.MonkeyPatch) -> N
 # In a process of its own, as it is used: freed memory of others would have room for the tensor.
 PROGRAM = """
 import torch
+from benchmarks.peak_memory import measure_here
 from benchmarks.registry import Side
 
 def keeps(size):
