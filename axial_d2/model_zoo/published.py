@@ -130,16 +130,6 @@ RESULTS = {
         DANET, mean_iou=79.9, note="81.5 multi-scale"
     ),
     "mapillary/axial_deeplab_l": PublishedResults(PAPER, 40.1),
-    **{
-        f"coco/detection/{config}": PublishedResults(SASA, box_average_precision=box)
-        for config, box in {
-            "retinanet_resnet50": 36.5,
-            "retinanet_sasa50": 36.8,
-            "retinanet_sasa50_full": 36.2,
-            "attention_retinanet_sasa50": 36.6,
-            "attention_retinanet_sasa50_full": 36.6,
-        }.items()
-    },
     "imagenet/axial_resnet_s": PublishedResults(PAPER, top1=77.5),
     "imagenet/axial_resnet_s_full": PublishedResults(PAPER, top1=78.1),
     "imagenet/axial_resnet_26s": PublishedResults(AUTHORS, top1=75.8),
