@@ -14,6 +14,7 @@ from unittest import mock
 
 import torch
 from axial_d2.ops.axial_attention import IMPLEMENTATIONS as AXIAL_IMPLEMENTATIONS
+from axial_d2.ops.block_attention import IMPLEMENTATIONS as BLOCK_IMPLEMENTATIONS
 from axial_d2.ops.local_attention import IMPLEMENTATIONS as LOCAL_IMPLEMENTATIONS
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -85,11 +86,16 @@ def counted_attention(
 
 @contextlib.contextmanager
 def opaque_attention() -> Iterator[None]:
-    """Within it, every call of an attention op of this package leaves one node in a trace."""
+    """Within it, every call of an attention op of this package leaves one node in a trace.
+
+    Attention in blocks is its definition there, in operators that are counted as they are.
+    """
     counted = SimpleNamespace(axial_attention=counted_attention, local_attention=counted_attention)
     with contextlib.ExitStack() as stack:
         for table in IMPLEMENTATION_TABLES:
             stack.enter_context(mock.patch.dict(table, dict.fromkeys(table, counted)))
+        definition = dict.fromkeys(BLOCK_IMPLEMENTATIONS, BLOCK_IMPLEMENTATIONS["reference"])
+        stack.enter_context(mock.patch.dict(BLOCK_IMPLEMENTATIONS, definition))
         yield
 
 

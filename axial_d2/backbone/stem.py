@@ -112,7 +112,11 @@ def _convolutional(stem_class: type[BasicStem] | type[DeepLabStem], channels: in
 def _build_attention_stem(
     in_channels: int, out_channels: int, options: StageOptions
 ) -> CNNBlockBase:
-    return AttentionStem(in_channels, out_channels, norm=options.norm)
+    # The axial and local ops' choices say no more than this of it.
+    implementation = "reference" if options.implementation == "reference" else "auto"
+    return AttentionStem(
+        in_channels, out_channels, norm=options.norm, implementation=implementation
+    )
 
 
 # A new stem is an entry here.

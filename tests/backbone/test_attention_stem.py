@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from axial_d2.backbone import attention_stem
 from axial_d2.backbone.attention_stem import AttentionStem
 from tiny_backbones import ceil_div
 from torch import Tensor, nn
@@ -98,10 +97,13 @@ def naive_stem(stem: AttentionStem, images: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, dim=2) for row in pooled], dim=2).clamp(min=0)
 
 
+@pytest.mark.parametrize("implementation", ["auto", "reference", "fused"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("size", [(4, 4), (1, 1), (2, 7), (5, 6)])
-def test_equals_the_loop_over_pixels(size: tuple[int, int], training: bool) -> None:
-    stem = make().train(training)
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (1, 1), (2, 7), (5, 6)])
+def test_equals_the_loop_over_pixels(
+    size: tuple[int, int], training: bool, implementation: str
+) -> None:
+    stem = make(implementation=implementation).train(training)
     x = torch.randn(2, INPUT, *size, dtype=torch.float64, requires_grad=True)
     leaves = [x, *stem.parameters()]
     want, got = naive_stem(stem, x), stem(x)
@@ -114,26 +116,6 @@ def test_equals_the_loop_over_pixels(size: tuple[int, int], training: bool) -> N
         strict=True,
     ):
         close(first, second, msg=lambda text, leaf=leaf: f"gradient of {leaf}: {text}")
-
-
-@pytest.mark.parametrize("size", [(8, 12), (7, 11)])
-def test_more_blocks_than_a_gpu_takes_at_once(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """24 images of 224×224 have more than the 65535 that PyTorch's kernels allow."""
-    stem = make()
-    x = torch.randn(2, INPUT, *size, dtype=torch.float64)
-    want = stem(x)
-    attention, batches = F.scaled_dot_product_attention, []
-
-    def watched(query: Tensor, *others: Tensor, **options: Any) -> Tensor:
-        batches.append(len(query))
-        return attention(query, *others, **options)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    monkeypatch.setattr(attention_stem, "MAX_BLOCKS_A_CALL", 5)
-    close(stem(x), want)
-    assert batches == [5, 5, 2]
 
 
 def test_running_statistics_count_pixels_of_the_image_alone() -> None:
