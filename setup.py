@@ -37,7 +37,7 @@ def cpu_kernels() -> dict:
         extra_compile_args=["-std=c++17", "-O3", "-fopenmp", "-g0", "-Wno-psabi"],
         optional=True,
     )
-    # ninja is another thing that may be missing; there are four files.
+    # ninja is another thing that may be missing; there are few files.
     build = BuildExtension.with_options(use_ninja=False, no_python_abi_suffix=True)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": build}}
 

@@ -1,8 +1,10 @@
-// What the operators hand to the kernels. Shape letters as in the reference: A x B lines, N heads,
+// What the operators hand to the kernels of attention along one axis. Shape letters as in the reference: A x B lines, N heads,
 // L positions, K key and V value channels a head, D = 2L - 1 offsets.
 #pragma once
 
 #include <cstdint>
+
+#include "local_arguments.h"
 
 namespace axial_d2 {
 
@@ -89,6 +91,7 @@ struct Kernels {
   void (*moments)(const MomentsArguments<T>&, double* sums, int64_t begin, int64_t end);
   void (*moments_backward)(
       const MomentsBackwardArguments<T>&, const Tables<T>&, int64_t begin, int64_t end);
+  LocalKernels<T> local;
 };
 
 }  // namespace axial_d2

@@ -17,6 +17,18 @@ namespace axial_d2::AXIAL_D2_INSTRUCTIONS {
 
 #include "moments.h"
 
+#include "local_planes.h"
+
+#include "local_logits.h"
+
+#include "local_forward.h"
+
+#include "local_gradients.h"
+
+#include "local_backward.h"
+
+#include "local_moments.h"
+
 // Calls work(K, V) with what the compiler may know of the channels: those of Axial-ResNet's
 // stages, else 0.
 template <class Work>
@@ -76,8 +88,45 @@ void moments_backward(
 }
 
 template <class T>
+void local_forward(
+    const LocalForwardArguments<T>& arguments, int64_t rows, const Band* begin, const Band* end) {
+  LocalForward<T> kernel(arguments, rows);
+  for (const Band* band = begin; band != end; ++band) kernel.compute(*band);
+}
+
+template <class T>
+void local_backward(
+    const LocalBackwardArguments<T>& arguments, const LocalSums<T>& sums, int64_t rows,
+    const Band* begin, const Band* end) {
+  LocalBackward<T> kernel(arguments, rows);
+  for (const Band* band = begin; band != end; ++band) kernel.compute(*band, sums);
+}
+
+template <class T>
+void local_moments(
+    const LocalLogitsArguments<T>& arguments, double* sums, int64_t rows, const Band* begin,
+    const Band* end) {
+  LocalMoments<T> kernel(arguments, rows);
+  for (const Band* band = begin; band != end; ++band) kernel.compute(*band, sums);
+}
+
+template <class T>
+void local_moments_backward(
+    const LocalMomentsBackwardArguments<T>& arguments, const LocalTables<T>& tables,
+    int64_t rows, const Band* begin, const Band* end) {
+  LocalMomentsBackward<T> kernel(arguments, rows);
+  for (const Band* band = begin; band != end; ++band) kernel.compute(*band, tables);
+}
+
+template <class T>
 Kernels<T> kernels() {
-  return {kLanes<T>, forward<T>, backward<T>, moments<T>, moments_backward<T>};
+  return {
+      kLanes<T>,
+      forward<T>,
+      backward<T>,
+      moments<T>,
+      moments_backward<T>,
+      {local_forward<T>, local_backward<T>, local_moments_backward<T>, local_moments<T>}};
 }
 
 Kernels<float> float_kernels() { return kernels<float>(); }

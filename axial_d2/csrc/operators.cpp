@@ -1,101 +1,25 @@
-// The operators axial_d2_cpu::*: they prepare tables, divide lines among threads and call the
+// The operators of attention along one axis: they prepare tables, divide lines among threads and call the
 // kernels of the best instruction set that the processor has.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "arguments.h"
-#include "workspace.h"
+#include "instructions.h"
+#include "tensors.h"
 
 namespace axial_d2 {
-
-void* Workspace::take_bytes(size_t bytes) {
-  constexpr size_t line = 64;
-  parts_.emplace_back(bytes + line, char(0));
-  const auto address = reinterpret_cast<uintptr_t>(parts_.back().data());
-  return reinterpret_cast<void*>((address + line - 1) / line * line);
-}
-
-#define AXIAL_D2_DECLARE(instructions) \
-  namespace instructions {             \
-  Kernels<float> float_kernels();      \
-  Kernels<double> double_kernels();    \
-  }
-AXIAL_D2_DECLARE(plain)
-AXIAL_D2_DECLARE(avx2)
-AXIAL_D2_DECLARE(avx512)
-#undef AXIAL_D2_DECLARE
 
 namespace {
 
 using at::Tensor;
-
-bool has_avx512() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-#else
-  return false;
-#endif
-}
-
-bool has_avx2() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
-}
-
-// The instruction sets that this processor has, the best first.
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  if (has_avx512()) names.push_back("avx512");
-  if (has_avx2()) names.push_back("avx2");
-  names.push_back("plain");
-  return names;
-}
-
-std::string& chosen_instructions() {
-  static std::string name = instruction_sets().front();
-  return name;
-}
-
-void use_instructions(std::string name) {
-  const auto names = instruction_sets();
-  TORCH_CHECK_VALUE(
-      std::find(names.begin(), names.end(), name) != names.end(), "this processor has no ", name);
-  chosen_instructions() = name;
-}
-
-template <class T>
-Kernels<T> kernels_of(Kernels<float> (*of_float)(), Kernels<double> (*of_double)()) {
-  if constexpr (std::is_same_v<T, float>) {
-    return of_float();
-  } else {
-    return of_double();
-  }
-}
-
-template <class T>
-Kernels<T> kernels() {
-#if defined(__x86_64__)
-  if (chosen_instructions() == "avx512")
-    return kernels_of<T>(avx512::float_kernels, avx512::double_kernels);
-  if (chosen_instructions() == "avx2")
-    return kernels_of<T>(avx2::float_kernels, avx2::double_kernels);
-#endif
-  return kernels_of<T>(plain::float_kernels, plain::double_kernels);
-}
 
 template <class T>
 Strided<T> strided(const Tensor& tensor) {
@@ -196,21 +120,6 @@ class WindowSums {
 
   Tensor query_, key_, value_;
 };
-
-// A dense tensor of the same shape whose dimensions lie in memory in the same order.
-Tensor like(const Tensor& tensor) {
-  std::vector<int64_t> order(tensor.dim()), strides(tensor.dim());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return tensor.stride(a) > tensor.stride(b);
-  });
-  int64_t stride = 1;
-  for (auto dim = order.rbegin(); dim != order.rend(); ++dim) {
-    strides[*dim] = stride;
-    stride *= tensor.size(*dim);
-  }
-  return at::empty_strided(tensor.sizes(), strides, tensor.options());
-}
 
 // Divides the groups, by whole vectors of them, among at most as many tasks as there are threads.
 class Division {
@@ -355,11 +264,6 @@ std::vector<Tensor> typed_moments_backward(
   });
   return {grad_query, grad_key, sums.query(), sums.key()};
 }
-
-// Calls the typed function for float32 or float64.
-#define AXIAL_D2_TYPED(function, ...)                                     \
-  (query.scalar_type() == at::kDouble ? typed_##function<double>(__VA_ARGS__) \
-                                      : typed_##function<float>(__VA_ARGS__))
 
 std::tuple<Tensor, Tensor, Tensor> forward(
     const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& query_window,

@@ -98,7 +98,10 @@ class LocalAttention(nn.Module):
         projected = (2 + self.terms.key) * out_channels
         self.qkv = Conv2d(in_channels, projected, kernel_size=1, bias=False)
         nn.init.normal_(self.qkv.weight, std=in_channels**-0.5)
-        self.query_window = RelativeWindow(span, out_channels // num_heads) if relative else None
+        self.query_window = None
+        if relative:
+            # As large as a key's channels, so that the place says as much as the content.
+            self.query_window = RelativeWindow(span, out_channels // num_heads, std=1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.positions == "absolute":

@@ -14,12 +14,13 @@ class RelativeWindow(nn.Module):
     Args:
         span: odd length of the window.
         channels: even, of one head.
+        std: of the embeddings at the start; default ``channels ** -0.5``.
 
     Raises:
         ValueError: an odd number of channels.
     """
 
-    def __init__(self, span: int, channels: int):
+    def __init__(self, span: int, channels: int, std: float | None = None):
         super().__init__()
         if channels % 2:
             raise ValueError(
@@ -29,7 +30,7 @@ class RelativeWindow(nn.Module):
         self.row_table = nn.Parameter(torch.empty(span, channels // 2))
         self.column_table = nn.Parameter(torch.empty(span, channels // 2))
         for table in (self.row_table, self.column_table):
-            nn.init.normal_(table, std=channels**-0.5)
+            nn.init.normal_(table, std=channels**-0.5 if std is None else std)
 
     def forward(self) -> Tensor:
         """[span, span, channels], entry (span // 2, span // 2) being offset 0, key - query."""

@@ -43,6 +43,26 @@ def load() -> None:
     torch.ops.load_library(str(path))
 
 
+def refuse_derivative(operator: str) -> None:
+    """Makes the derivative of an ``axial_d2_cpu`` operator an error, not silently zero."""
+
+    def refuse(ctx, *gradients):
+        raise RuntimeError(
+            f"{operator} has no autograd formula: the C++ kernels have first derivatives alone; "
+            'for second ones choose the attention implementation "reference".'
+        )
+
+    torch.library.register_autograd(f"axial_d2_cpu::{operator}", refuse)
+
+
+def like(tensor: torch.Tensor) -> torch.Tensor:
+    """Dense, its dimensions in memory in the order of the tensor's, as the kernels' results."""
+    order = sorted(range(tensor.dim()), key=lambda dim: tensor.stride()[dim], reverse=True)
+    sizes = [tensor.shape[dim] for dim in order]
+    inverse = [order.index(dim) for dim in range(tensor.dim())]
+    return tensor.new_empty(sizes).permute(inverse)
+
+
 def _built() -> list[Path]:
     return [*FOLDER.glob(f"{STEM}*.so"), *FOLDER.glob(f"{STEM}*.pyd")]
 

@@ -13,7 +13,7 @@ from axial_d2.backbone.blocks import STRIDING_CHOICES
 from axial_d2.backbone.conv_blocks import BottleneckBlock
 from axial_d2.backbone.stem import STEMS
 from axial_d2.layers import NORM_CHOICES, AxialAttention
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from detectron2.config import CfgNode, LazyCall, get_cfg, instantiate
 from detectron2.layers import BatchNorm2d, FrozenBatchNorm2d, NaiveSyncBatchNorm, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone

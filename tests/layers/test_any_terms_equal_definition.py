@@ -11,7 +11,7 @@ import pytest
 import torch
 from attention_layers import randomise_norms
 from axial_d2.layers import AttentionTerms, AxialAttention, PositionSensitiveLocalAttention
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_layer import copy_state
 from naive_window import KINDS, State, naive_position_sensitive
 from torch import Tensor

@@ -8,7 +8,7 @@ import pytest
 import torch
 from attention_layers import make_layer
 from axial_d2.layers import NORM_CHOICES, AxialAttention, build_norm
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 
 NORM_STATE = ("weight", "bias", "running_mean", "running_var")
 

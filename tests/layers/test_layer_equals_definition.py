@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from attention_layers import make_layer
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_layer import State, copy_state, naive_axial_attention
 from torch import Tensor
 

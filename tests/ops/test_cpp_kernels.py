@@ -9,7 +9,7 @@ import pytest
 import torch
 from axial_d2.ops import axial_attention, cpp_library, logit_moments
 from axial_d2.ops.axial_attention import _chosen
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_attention import random_inputs
 from torch import Tensor
 

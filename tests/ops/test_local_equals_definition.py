@@ -10,6 +10,7 @@ import pytest
 import torch
 from axial_d2.ops import local_attention
 from axial_d2.ops.local_attention import shifts, terms
+from cpu_implementations import ON_CPU
 from naive_local_attention import (
     FLOAT64,
     Inputs,
@@ -31,7 +32,7 @@ TERMS = [
 ]
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
-implementations = pytest.mark.parametrize("implementation", ["reference", "blocked"])
+implementations = pytest.mark.parametrize("implementation", ON_CPU)
 
 
 class Case(NamedTuple):
@@ -190,23 +191,25 @@ def test_gradients_by_finite_differences(height: int, implementation: str) -> No
 def test_one_output_alone_may_be_used(used: int) -> None:
     case = expected(7, 7, 3)
     gradients = []
-    for implementation in ("reference", "blocked"):
+    for implementation in ON_CPU:
         leaves, scale = leaves_of(case.inputs, case.scale)
         output = local_attention(*leaves, scale, case.span, implementation)[used]
         # The sum's gradient is expanded, not contiguous.
         gradients.append(
             torch.autograd.grad(output.sum(), (*leaves, scale), materialize_grads=True)
         )
-    for name, got, want in zip(NAMES, *gradients[::-1], strict=True):
-        compare(f"gradient of {name}", got, want)
+    for implementation, others in zip(ON_CPU[1:], gradients[1:], strict=True):
+        for name, got, want in zip(NAMES, others, gradients[0], strict=True):
+            compare(f"{implementation}, gradient of {name}", got, want)
 
 
+@pytest.mark.parametrize("implementation", ON_CPU[1:])
 @pytest.mark.parametrize("trainable", range(7), ids=NAMES)
-def test_one_input_alone_may_be_trained(trainable: int) -> None:
+def test_one_input_alone_may_be_trained(trainable: int, implementation: str) -> None:
     case = expected(7, 7, 3)
     tensors = [*case.inputs, case.scale]
     tensors[trainable] = leaf = tensors[trainable].clone().requires_grad_()
-    outputs = local_attention(*tensors, span=3, implementation="blocked")
+    outputs = local_attention(*tensors, span=3, implementation=implementation)
     (gradient,) = torch.autograd.grad(outputs, [leaf], case.cotangents)
     close(gradient, case.gradients[trainable])
 
@@ -225,9 +228,10 @@ def test_memory_layout_of_the_inputs_does_not_matter(
     check(case._replace(inputs=Inputs(*features, *tables)), implementation)
 
 
-def test_second_derivatives_are_refused() -> None:
+@pytest.mark.parametrize("implementation", ON_CPU[1:])
+def test_second_derivatives_are_refused(implementation: str) -> None:
     leaves = random_inputs(3, 3, 3).leaves()
-    content, _ = local_attention(*leaves, span=3, implementation="blocked")
+    content, _ = local_attention(*leaves, span=3, implementation=implementation)
     (gradient,) = torch.autograd.grad(content.square().sum(), leaves.query, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):
         gradient.sum().backward()

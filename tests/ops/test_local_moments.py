@@ -9,6 +9,7 @@ import pytest
 import torch
 from axial_d2.ops import local_logit_moments
 from axial_d2.ops.local_attention import terms
+from cpu_implementations import ON_CPU
 from naive_local_attention import (
     Inputs,
     moments_by_pixel,
@@ -20,7 +21,7 @@ from torch import Tensor
 USED = ("query", "key", "query_table", "key_table")
 
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
-implementations = pytest.mark.parametrize("implementation", ["reference", "blocked"])
+implementations = pytest.mark.parametrize("implementation", ON_CPU)
 
 
 class Case(NamedTuple):

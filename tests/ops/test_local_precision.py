@@ -8,12 +8,13 @@ import pytest
 import torch
 from axial_d2.ops import local_attention, local_logit_moments
 from axial_d2.ops.local_attention import IMPLEMENTATION_CHOICES
+from cpu_implementations import ON_CPU
 from naive_local_attention import Inputs, random_inputs
 from torch import Tensor
 
 SIZE = (9, 13)
 SPAN = 5
-implementations = pytest.mark.parametrize("implementation", ["reference", "blocked"])
+implementations = pytest.mark.parametrize("implementation", ON_CPU)
 
 
 def outputs_and_gradients(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from axial_d2.ops import logit_moments
 from axial_d2.ops.axial_attention import blocks
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_attention import (
     Inputs,
     moments_by_query,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from axial_d2.ops import axial_attention
 from axial_d2.ops.axial_attention import blocks
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_attention import (
     FLOAT64,
     Inputs,
@@ -177,3 +177,13 @@ def test_one_row_and_one_head(implementation: str) -> None:
     outputs = axial_attention(*inputs, implementation=implementation)
     for got, want in zip(outputs, attention_by_triple_loop(inputs), strict=True):
         close(got, want)
+
+
+@pytest.mark.parametrize("implementation", ON_CPU[1:])
+def test_second_derivatives_are_refused(implementation: str) -> None:
+    leaves = [tensor.requires_grad_() for tensor in random_inputs(5)]
+    content, _ = axial_attention(*leaves, implementation=implementation)
+    assert content is not None
+    (gradient,) = torch.autograd.grad(content.square().sum(), leaves[0], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"no autograd formula|once_differentiable"):
+        gradient.sum().backward()

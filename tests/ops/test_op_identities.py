@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from axial_d2.ops import axial_attention, logit_moments
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_attention import FLOAT64, Inputs, random_inputs
 from torch import Tensor
 

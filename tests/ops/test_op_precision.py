@@ -6,7 +6,7 @@ import pytest
 import torch
 from axial_d2.ops import axial_attention, logit_moments
 from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_attention import Inputs, random_inputs
 from torch import Tensor
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from axial_d2.ops import axial_attention, logit_moments
-from axial_implementations import ON_CPU
+from cpu_implementations import ON_CPU
 from naive_attention import (
     FLOAT64,
     Inputs,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from axial_d2.ops import cpp_library
+from axial_d2.ops.cpp_library import like
 from torch import Tensor
 
 cpp_library.load()
@@ -51,14 +52,6 @@ def moments(
     return mean.to(query.dtype), (squares - mean.square()).clamp(min=0).to(query.dtype)
 
 
-def _like(tensor: Tensor) -> Tensor:
-    """Dense, its dimensions in memory in the order of the tensor's."""
-    order = sorted(range(tensor.dim()), key=lambda dim: tensor.stride()[dim], reverse=True)
-    sizes = [tensor.shape[dim] for dim in order]
-    inverse = [order.index(dim) for dim in range(tensor.dim())]
-    return tensor.new_empty(sizes).permute(inverse)
-
-
 @torch.library.register_fake("axial_d2_cpu::forward")
 def _(
     query,
@@ -73,14 +66,14 @@ def _(
     with_log_sum,
 ):  # pragma: no cover
     rows = query.shape[:-1] if with_log_sum else (0, *query.shape[1:-1])
-    position = _like(value) if position_scale is None else value.new_empty(0, 0, 0, 0, 0)
-    return _like(value), position, query.new_empty(rows)
+    position = like(value) if position_scale is None else value.new_empty(0, 0, 0, 0, 0)
+    return like(value), position, query.new_empty(rows)
 
 
 @torch.library.register_fake("axial_d2_cpu::backward")
 def _(grad_content, grad_position, query, key, value, *others):  # pragma: no cover
     *tables_and_scale, _, _ = others
-    return [_like(query), _like(key), _like(value), *map(torch.empty_like, tables_and_scale)]
+    return [like(query), like(key), like(value), *map(torch.empty_like, tables_and_scale)]
 
 
 @torch.library.register_fake("axial_d2_cpu::moments")
@@ -90,7 +83,7 @@ def _(query, key, query_window, key_window, span):  # pragma: no cover
 
 @torch.library.register_fake("axial_d2_cpu::moments_backward")
 def _(offset, slope, query, key, query_window, key_window, span):  # pragma: no cover
-    return [_like(query), _like(key), *map(torch.empty_like, (query_window, key_window))]
+    return [like(query), like(key), *map(torch.empty_like, (query_window, key_window))]
 
 
 def _save_attention(ctx, inputs, output) -> None:
@@ -127,3 +120,5 @@ torch.library.register_autograd(
 torch.library.register_autograd(
     "axial_d2_cpu::moments", _moments_gradients, setup_context=_save_moments
 )
+for _operator in ("backward", "moments_backward"):
+    cpp_library.refuse_derivative(_operator)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from axial_d2.ops.axial_attention import LogitMoments
-from axial_d2.ops.local_attention import blocked, reference, triton
+from axial_d2.ops.axial_attention.cpp import obstacle
+from axial_d2.ops.local_attention import blocked, cpp, reference, triton
 from axial_d2.ops.precision import at_least_float32, without_autocast
 from axial_d2.ops.terms import check_terms
 from axial_d2.ops.triton_support import chooses
 from torch import Tensor
 
-IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "triton": triton}
+IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "cpp": cpp, "triton": triton}
 IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)
 
 __all__ = [
@@ -47,7 +48,9 @@ def _chosen(name: str, tensors: Sequence[Any]) -> str:
     check_implementation(name)
     if name != "auto":
         return name
-    return "triton" if chooses(*tensors) else "blocked"
+    if chooses(*tensors):
+        return "triton"
+    return "blocked" if obstacle(tensors[0]) else "cpp"
 
 
 def _check_table(name: str, table: Tensor | None, span: int, channels: int | None) -> None:
@@ -118,8 +121,9 @@ def local_attention(
             terms do not count.
         span: odd length of the window's side; default 7.
         implementation: "reference" (the definition), "blocked" (the same, a few tiles of the
-            image at a time), "triton" (fused CUDA kernels) or "auto": the kernels where device,
-            dtype and channels allow them, else "blocked".
+            image at a time), "cpp" (C++ kernels for CPUs, where the installation built them),
+            "triton" (fused CUDA kernels) or "auto": the kernels where device, dtype and channels
+            allow them, else "blocked".
         query_key: whether q·k exists; default true.
 
     Returns:
@@ -128,8 +132,8 @@ def local_attention(
 
     Raises:
         ValueError: an even or non-positive span, tables that do not fit it, no logit term,
-            nothing to retrieve, shapes that differ, an unknown implementation, or "triton" for
-            tensors that the kernels cannot take.
+            nothing to retrieve, shapes that differ, an unknown implementation, or "cpp" or "triton"
+            for tensors that the kernels cannot take.
     """
     check_terms(query_key, query_table, key_table, value, value_table)
     _check_logits(query, key, query_table, key_table, span)
@@ -162,6 +166,8 @@ def local_logit_moments(
     _check_logits(query, key, query_table, key_table, span)
     check_implementation(implementation)
     tensors = (query, key, query_table, key_table)
-    name = "blocked" if implementation == "auto" else implementation  # "triton" has the same
+    name = implementation
+    if name == "auto":
+        name = "blocked" if obstacle(query) else "cpp"  # "triton" has the same as "blocked"
     with without_autocast(query):
         return IMPLEMENTATIONS[name].logit_moments(*map(at_least_float32, tensors), span, query_key)

@@ -1,4 +1,4 @@
-"""The implementations of axial attention that a CPU can run, in any precision."""
+"""The implementations of axial and of local attention that a CPU can run, in any precision."""
 
 from __future__ import annotations
 
