@@ -67,8 +67,8 @@ def _attention_resnet_node() -> CfgNode:
     node.NORM_EPS = 1e-5
     # Weight of a new batch in the running statistics: above 0, at most 1.
     node.NORM_MOMENTUM = 0.1
-    # auto, reference, blocked, triton (fused CUDA kernels) or cpp (C++ kernels for CPUs). auto takes
-    # kernels where it can.
+    # auto, reference, blocked, triton (fused CUDA kernels) or cpp (C++ kernels for CPUs); auto
+    # takes kernels where it can.
     node.ATTENTION_IMPL = "auto"
     # Some of res2, res3, res4, res5: in training they keep the inputs of their blocks alone and
     # compute the rest again in the backward; less memory for about one more forward of them.

@@ -67,9 +67,11 @@ class AttentionStem(CNNBlockBase):
         batch, _, height, width = x.shape
         rows, columns = -(-height // BLOCK), -(-width // BLOCK)
         inside = self._inside(height, width, x)
+        heads = (self.num_heads, -1, x.shape[1])
         attended = block_attention(
             self._places(x, rows, columns),
-            *(conv.weight.view(self.num_heads, -1, x.shape[1]) for conv in (self.query, self.key)),
+            self.query.weight.view(heads),
+            self.key.weight.view(heads),
             self.value.weight.view(MIXTURES, self.num_heads, -1, x.shape[1]),
             self.mixture_weights().flatten(0, 1),
             inside,

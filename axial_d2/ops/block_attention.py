@@ -132,13 +132,8 @@ def _kernels(
         key = torch.cat([key, outside[..., None].to(key.dtype)], dim=2)
     key = key[:, :, None].expand(query.shape)
     value = _values(features, value_weights, mixture)
-    content, _ = axial_attention(
-        *(each.permute(1, 2, 0, 3) for each in (query, key, value)),
-        None,
-        None,
-        None,
-        implementation="cpp",
-    )
+    query, key, value = (each.permute(1, 2, 0, 3) for each in (query, key, value))
+    content, _ = axial_attention(query, key, value, None, None, None, implementation="cpp")
     assert content is not None
     return content.permute(2, 0, 1, 3)
 
