@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from axial_d2.layers import build_norm
 from axial_d2.layers.position_sensitive import check_heads
 from axial_d2.ops.block_attention import block_attention
-from detectron2.layers import CNNBlockBase, Conv2d
+from detectron2.layers import CNNBlockBase
 from torch import Tensor, nn
 
 BLOCK = 4
 PIXELS = BLOCK * BLOCK  # of a block
 MIXTURES = 4
+
+
+class ProjectionWeight(nn.Module):
+    """The weight of a 1×1 convolution without bias, for an op that multiplies by it itself.
+
+    Called, it gives the weight in the shape of its arguments; in checkpoints it is a convolution's.
+
+    Args:
+        sizes: of the outputs, such as heads and channels of a head, and last the input's channels.
+    """
+
+    def __init__(self, *sizes: int):
+        super().__init__()
+        self.sizes = sizes
+        *outputs, in_channels = sizes
+        self.weight = nn.Parameter(torch.empty(math.prod(outputs), in_channels, 1, 1))
+        nn.init.normal_(self.weight, std=in_channels**-0.5)
+
+    def forward(self) -> Tensor:
+        return self.weight.view(self.sizes)
 
 
 class AttentionStem(CNNBlockBase):
@@ -50,16 +72,15 @@ class AttentionStem(CNNBlockBase):
         check_heads(num_heads, out_channels, out_channels)
         self.num_heads = num_heads
         self.implementation = implementation
-        self.query = Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
-        self.key = Conv2d(in_channels, out_channels, kernel_size=1, bias=False)
-        self.value = Conv2d(in_channels, MIXTURES * out_channels, kernel_size=1, bias=False)
+        heads = (num_heads, out_channels // num_heads, in_channels)
+        self.query = ProjectionWeight(*heads)
+        self.key = ProjectionWeight(*heads)
+        self.value = ProjectionWeight(MIXTURES, *heads)
         embedding = out_channels // num_heads
         self.row_embedding = nn.Parameter(torch.empty(BLOCK, embedding))
         self.column_embedding = nn.Parameter(torch.empty(BLOCK, embedding))
         self.mixture_embedding = nn.Parameter(torch.empty(MIXTURES, embedding))
         self.norm = build_norm(norm, out_channels)
-        for conv in (self.query, self.key, self.value):
-            nn.init.normal_(conv.weight, std=in_channels**-0.5)
         for table in (self.row_embedding, self.column_embedding, self.mixture_embedding):
             nn.init.normal_(table, std=embedding**-0.5)
 
@@ -67,12 +88,11 @@ class AttentionStem(CNNBlockBase):
         batch, _, height, width = x.shape
         rows, columns = -(-height // BLOCK), -(-width // BLOCK)
         inside = self._inside(height, width, x)
-        heads = (self.num_heads, -1, x.shape[1])
         attended = block_attention(
             self._places(x, rows, columns),
-            self.query.weight.view(heads),
-            self.key.weight.view(heads),
-            self.value.weight.view(MIXTURES, self.num_heads, -1, x.shape[1]),
+            self.query(),
+            self.key(),
+            self.value(),
             self.mixture_weights().flatten(0, 1),
             inside,
             self.implementation,

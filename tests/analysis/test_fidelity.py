@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +16,7 @@ from axial_d2.analysis.fidelity import (
     slope,
     write_document,
 )
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -57,13 +57,7 @@ def test_the_document_is_up_to_date() -> None:
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = ROOT / "tools" / "fidelity_report.py"
-    spec = importlib.util.spec_from_file_location("tool_fidelity_report", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("fidelity_report")
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import axial_d2  # noqa: F401  bridges an old Detectron2, so it comes before the rest
 
 # isort: split
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from axial_d2.data import make_demo_dataset
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from panopticapi.utils import id2rgb
 from PIL import Image
+from tool_modules import load_tool
 
 
 @pytest.fixture(autouse=True)
@@ -38,25 +38,14 @@ def demo_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def load_tool(name: str) -> Callable[[list[str]], int]:
-    """``main`` of a script in ``tools``, to be called without the cost of another process."""
-    path = Path(__file__).parents[2] / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
 @pytest.fixture
 def make_demo_dataset_main() -> Callable[[list[str]], int]:
-    return load_tool("make_demo_dataset")
+    return load_tool("make_demo_dataset").main
 
 
 @pytest.fixture
 def check_dataset_main() -> Callable[[list[str]], int]:
-    return load_tool("check_dataset")
+    return load_tool("check_dataset").main
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -20,6 +19,7 @@ from axial_d2.engine.checks import check_config
 from axial_d2.meta_arch.test_time_augmentation import scale_mappers, with_test_time_augmentation
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from tool_modules import load_tool
 
 MakeCfg = Callable[..., CfgNode]
 
@@ -168,11 +168,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, demo_files: Path) -> ModuleType:
     monkeypatch.setattr(
         engine_setup, "default_setup", lambda cfg, args: os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     )
-    path = HERE.parents[1] / "tools" / "train_net.py"
-    spec = importlib.util.spec_from_file_location("tool_train_net_tta", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("train_net")
 
 
 def test_eval_only_gives_and_verifies_both(tool: ModuleType, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from axial_d2.data import register_demo_dataset
 from axial_d2.engine import run_under_torchrun, under_torchrun
 from axial_d2.engine import setup as engine_setup
 from detectron2.utils import comm
+from tool_modules import load_tool
 
 HERE = Path(__file__).parent
 TINY_CONFIG = str(HERE / "tiny.yaml")
@@ -31,11 +31,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, demo_files: Path) -> ModuleType:
     monkeypatch.setattr(
         engine_setup, "default_setup", lambda cfg, args: os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     )
-    path = HERE.parents[1] / "tools" / "train_net.py"
-    spec = importlib.util.spec_from_file_location("tool_train_net", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("train_net")
 
 
 @pytest.fixture

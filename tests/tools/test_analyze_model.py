@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "configs" / "demo" / "axial_deeplab_demo.yaml")
@@ -15,13 +15,7 @@ DEMO = str(ROOT / "configs" / "demo" / "axial_deeplab_demo.yaml")
 
 @pytest.fixture(scope="module")
 def analyze_model() -> ModuleType:
-    path = ROOT / "tools" / "analyze_model.py"
-    spec = importlib.util.spec_from_file_location("tool_analyze_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("analyze_model")
 
 
 def test_the_demos_config(

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from axial_d2.engine.attention_report import Row, verdict
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 SIZES = ["--num-train", "8", "--num-val", "3", "--max-iter", "2", "--seeds", "1"]
 KINDS = ["--kinds", "dual_attention", "attention", "average"]
 
 
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # which dataclasses look up
-    spec.loader.exec_module(module)
-    return module
+pytestmark = pytest.mark.usefixtures("runs_of_a_tool")
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +23,6 @@ def tool() -> ModuleType:
     module = load_tool("compare_attention")
     module.NUM_PICTURES = 1  # type: ignore[attr-defined]
     return module
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _clean_process() -> Iterator[None]:
-    """Forgets the data sets and the log files of this module's runs."""
-    registered = set(DatasetCatalog), set(MetadataCatalog)
-    handlers = {name: list(logging.getLogger(name).handlers) for name in ("detectron2", "fvcore")}
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), registered, strict=True):
-        for name in set(catalog) - names:
-            catalog.remove(name)
-    for name, before in handlers.items():
-        logging.getLogger(name).handlers = before
 
 
 @pytest.fixture(scope="module")

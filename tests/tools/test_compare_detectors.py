@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import logging
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from tool_modules import load_tool
 
-ROOT = Path(__file__).parents[2]
 SIZES = ["--num-train", "4", "--num-val", "2", "--max-iter", "2"]
+
+
+pytestmark = pytest.mark.usefixtures("runs_of_a_tool")
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = ROOT / "tools" / "compare_detectors.py"
-    spec = importlib.util.spec_from_file_location("tool_compare_detectors", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # which dataclasses look up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _clean_process() -> Iterator[None]:
-    """Forgets the data sets, the log files and the threads of this module's runs."""
-    registered, threads = (set(DatasetCatalog), set(MetadataCatalog)), torch.get_num_threads()
-    handlers = {name: list(logging.getLogger(name).handlers) for name in ("detectron2", "fvcore")}
-    yield
-    torch.set_num_threads(threads)
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), registered, strict=True):
-        for name in set(catalog) - names:
-            catalog.remove(name)
-    for name, before in handlers.items():
-        logging.getLogger(name).handlers = before
+    return load_tool("compare_detectors")
 
 
 @pytest.fixture(scope="module")

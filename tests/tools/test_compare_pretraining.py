@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import re
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from tool_modules import load_tool
 
-ROOT = Path(__file__).parents[2]
 SIZES = [
     *("--backbone", "conv", "--num-train", "8", "--num-val", "2", "--max-iter", "4"),
     *("--classifier-iter", "2", "--num-pictures", "20"),
 ]
 
 
+pytestmark = pytest.mark.usefixtures("runs_of_a_tool")
+
+
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = ROOT / "tools" / "compare_pretraining.py"
-    spec = importlib.util.spec_from_file_location("tool_compare_pretraining", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # which dataclasses look up
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _clean_process() -> Iterator[None]:
-    """Forgets the data sets and the log files of this module's runs."""
-    registered = set(DatasetCatalog), set(MetadataCatalog)
-    handlers = {name: list(logging.getLogger(name).handlers) for name in ("detectron2", "fvcore")}
-    yield
-    for catalog, names in zip((DatasetCatalog, MetadataCatalog), registered, strict=True):
-        for name in set(catalog) - names:
-            catalog.remove(name)
-    for name, before in handlers.items():
-        logging.getLogger(name).handlers = before
+    return load_tool("compare_pretraining")
 
 
 @pytest.fixture(scope="module")

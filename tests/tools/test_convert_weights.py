@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from axial_d2.engine import StrictCheckpointer
 from axial_d2.engine.setup import load_config
 from axial_d2.engine.skeleton import build_without_data
 from axial_d2.weights.reading import read_tensors
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "weights"))
@@ -35,13 +35,7 @@ AUTHORS = [
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    path = ROOT / "tools" / "convert_weights.py"
-    spec = importlib.util.spec_from_file_location("tool_convert_weights", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("convert_weights")
 
 
 @pytest.fixture

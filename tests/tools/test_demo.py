@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "demo" / "axial_deeplab_demo.yaml")
@@ -25,12 +25,7 @@ CONFIG = str(ROOT / "configs" / "demo" / "axial_deeplab_demo.yaml")
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tool_demo", ROOT / "tools" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("demo")
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from axial_d2.meta_arch import AxialDeepLab, AxialDeepLabWithTTA
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +32,7 @@ def opts(tmp_path: Path) -> Iterator[list]:
 
 
 def test_the_demo_augments_where_the_config_says_so(opts: list) -> None:
-    spec = importlib.util.spec_from_file_location("tool_demo_tta", ROOT / "tools" / "demo.py")
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
+    demo = load_tool("demo")
 
     def predictor(*changes):
         config = str(ROOT / "tests" / "engine" / "tiny.yaml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +17,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs" / "demo" / "classification" / "conv.yaml")
@@ -25,14 +25,7 @@ CONFIG = str(ROOT / "configs" / "demo" / "classification" / "conv.yaml")
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "tool_demo_of_classes", ROOT / "tools" / "demo.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("demo")
 
 
 @pytest.fixture(scope="module")

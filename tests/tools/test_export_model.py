@@ -12,6 +12,7 @@ import torch
 from axial_d2.engine import export
 from axial_d2.engine.setup import WITHOUT_FILES, load_config
 from axial_d2.engine.skeleton import build_without_data
+from tool_modules import load_tool
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +25,7 @@ ALIGNED = ["MODEL.PANOPTIC_DEEPLAB.ALIGN_CORNERS", "True"]
 
 @pytest.fixture(scope="module")
 def export_model() -> ModuleType:
-    path = ROOT / "tools" / "export_model.py"
-    spec = importlib.util.spec_from_file_location("tool_export_model", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("export_model")
 
 
 def command(output: Path, *options: str, size: str = "32x48") -> list[str]:

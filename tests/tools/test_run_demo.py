@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import io
 import json
 import logging
@@ -16,6 +15,7 @@ from types import ModuleType
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 NUM_VAL = 2
@@ -23,12 +23,7 @@ NUM_VAL = 2
 
 @pytest.fixture(scope="module")
 def run_demo() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tool_run_demo", ROOT / "tools" / "run_demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("run_demo")
 
 
 @pytest.fixture(scope="module", autouse=True)

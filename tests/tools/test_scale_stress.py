@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from axial_d2.engine.setup import load_config
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
+from tool_modules import load_tool
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "scale_stress.py"
@@ -29,12 +29,7 @@ CONFIG = ROOT / "tests" / "engine" / "tiny.yaml"
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tool_scale_stress", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("scale_stress")
 
 
 @pytest.fixture(scope="module", autouse=True)
