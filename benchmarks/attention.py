@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 from axial_d2.layers import AxialAttention
-from axial_d2.ops import local_attention
+from axial_d2.ops import cpp_library, local_attention
 from torch import Tensor, nn
 
 from benchmarks.models import relative_error, with_random_norms
@@ -181,7 +181,8 @@ def local_attention_op(setting: Setting) -> Contest:
         return forward_backward_error(ours, local_run(setting, "reference"))
 
     images, side, span = local_sizes(setting)
-    chosen = {"cpu": "blocked", "cuda": "triton"}[setting.device]
+    on_cpu = "blocked" if cpp_library.obstacle() else "cpp"
+    chosen = {"cpu": on_cpu, "cuda": "triton"}[setting.device]
     return Contest(
         Side("axial_d2", lambda: local_run(setting, chosen)),
         [Side("eager reference", lambda: local_run(setting, "reference"))],

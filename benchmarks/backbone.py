@@ -1,4 +1,4 @@
-"""Axial-ResNet-S as a classifier, beside torchvision's ResNet-50."""
+"""Axial-ResNet-S and SASA's ResNet-50 as classifiers, beside torchvision's ResNet-50."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from benchmarks.models import TrainingStep, axial_classifier, relative_error, resnet50
+from benchmarks.models import (
+    TrainingStep,
+    axial_classifier,
+    local_classifier,
+    relative_error,
+    resnet50,
+)
 from benchmarks.registry import Contest, Goal, Run, Setting, Side, case
 
 FORMATS = {
@@ -49,21 +55,16 @@ def inference(model: nn.Module, batch: Tensor) -> Run:
     return run
 
 
-@case(
-    "classifier_inference",
-    "Axial-ResNet-S forward, 224², batch 4, over ResNet-50",
-    {"cpu": [Goal("time", 1.5, 1.0)], "cuda": []},
-)
-def classifier_inference(setting: Setting) -> Contest:
+def inference_contest(setting: Setting, name: str, classifier: Callable[..., nn.Module]) -> Contest:
     def build() -> Run:
-        return inference(axial_classifier(setting.device), images(setting))
+        return inference(classifier(setting.device), images(setting))
 
     def check(ours: Run, peers: Sequence[Run]) -> float:
-        reference = axial_classifier(setting.device, "reference")
+        reference = classifier(setting.device, "reference")
         return relative_error(ours(), inference(reference, images(setting))())
 
     return Contest(
-        Side("Axial-ResNet-S", build),
+        Side(name, build),
         resnet_sides(setting, inference),
         check,
         tolerance=1e-4,
@@ -71,6 +72,42 @@ def classifier_inference(setting: Setting) -> Contest:
         shapes=describe(images(setting)),
         rounds=15,
     )
+
+
+def training_contest(setting: Setting, name: str, classifier: Callable[..., nn.Module]) -> Contest:
+    def build() -> Run:
+        return TrainingStep(classifier(setting.device), images(setting))
+
+    def check(ours: Run, peers: Sequence[Run]) -> float:
+        assert isinstance(ours, TrainingStep)
+        reference = TrainingStep(classifier(setting.device, "reference"), images(setting))
+        loss, expected = ours(), reference()
+        return max(
+            relative_error(loss, expected),
+            relative_error(ours.gradients(), reference.gradients()),
+        )
+
+    return Contest(
+        Side(name, build),
+        resnet_sides(setting, TrainingStep),
+        check,
+        # Rounding errors grow from block to block where batch norm sees a batch of 4.
+        tolerance=2e-2,
+        checked_against="loss and gradients by the reference attention",
+        shapes=describe(images(setting)),
+        notes=["Forward, backward and a step of SGD; batch norm in training mode."],
+        rounds=7,
+        calls_for_peak=2,
+    )
+
+
+@case(
+    "classifier_inference",
+    "Axial-ResNet-S forward, 224², batch 4, over ResNet-50",
+    {"cpu": [Goal("time", 1.5, 1.0)], "cuda": []},
+)
+def classifier_inference(setting: Setting) -> Contest:
+    return inference_contest(setting, "Axial-ResNet-S", axial_classifier)
 
 
 @case(
@@ -85,27 +122,22 @@ def classifier_inference(setting: Setting) -> Contest:
     },
 )
 def classifier_training(setting: Setting) -> Contest:
-    def build() -> Run:
-        return TrainingStep(axial_classifier(setting.device), images(setting))
+    return training_contest(setting, "Axial-ResNet-S", axial_classifier)
 
-    def check(ours: Run, peers: Sequence[Run]) -> float:
-        assert isinstance(ours, TrainingStep)
-        reference = TrainingStep(axial_classifier(setting.device, "reference"), images(setting))
-        loss, expected = ours(), reference()
-        return max(
-            relative_error(loss, expected),
-            relative_error(ours.gradients(), reference.gradients()),
-        )
 
-    return Contest(
-        Side("Axial-ResNet-S", build),
-        resnet_sides(setting, TrainingStep),
-        check,
-        # Rounding errors grow from block to block where batch norm sees a batch of 4.
-        tolerance=2e-2,
-        checked_against="loss and gradients by the reference attention",
-        shapes=describe(images(setting)),
-        notes=["Forward, backward and a step of SGD; batch norm in training mode."],
-        rounds=7,
-        calls_for_peak=2,
-    )
+@case(
+    "local_classifier_inference",
+    "SASA's ResNet-50 forward, 224², batch 4, over ResNet-50",
+    {"cpu": [], "cuda": []},
+)
+def local_classifier_inference(setting: Setting) -> Contest:
+    return inference_contest(setting, "SASA-50 behind a convolutional stem", local_classifier)
+
+
+@case(
+    "local_classifier_training",
+    "SASA's ResNet-50 training step, 224², batch 4, over ResNet-50",
+    {"cpu": [], "cuda": []},
+)
+def local_classifier_training(setting: Setting) -> Contest:
+    return training_contest(setting, "SASA-50 behind a convolutional stem", local_classifier)

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from axial_d2 import add_axial_deeplab_config
-from axial_d2.backbone import AxialResNet
+from axial_d2.backbone import AxialResNet, LocalAttentionResNet
+from axial_d2.backbone.attention_resnet import AttentionResNet
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.projects.panoptic_deeplab import add_panoptic_deeplab_config
@@ -20,20 +21,11 @@ NUM_CLASSES = 1000
 
 
 class Classifier(nn.Module):
-    """Axial-ResNet-S with the authors' stem and striding, mean and linear layer.
+    """A backbone, mean and linear layer."""
 
-    Args:
-        implementation: of the attention.
-    """
-
-    def __init__(self, implementation: str = "auto"):
+    def __init__(self, backbone: AttentionResNet):
         super().__init__()
-        self.backbone = AxialResNet(
-            stem="conv7",
-            stem_width_multiplier=1.0,
-            striding="avg_pool",
-            attention_impl=implementation,
-        )
+        self.backbone = backbone
         channels = self.backbone.output_shape()["res5"].channels
         self.linear = nn.Linear(channels, NUM_CLASSES)
 
@@ -42,8 +34,22 @@ class Classifier(nn.Module):
 
 
 def axial_classifier(device: str, implementation: str = "auto") -> nn.Module:
+    """Axial-ResNet-S with the authors' stem and striding."""
     torch.manual_seed(0)
-    return with_random_norms(Classifier(implementation)).to(device)
+    backbone = AxialResNet(
+        stem="conv7",
+        stem_width_multiplier=1.0,
+        striding="avg_pool",
+        attention_impl=implementation,
+    )
+    return with_random_norms(Classifier(backbone)).to(device)
+
+
+def local_classifier(device: str, implementation: str = "auto") -> nn.Module:
+    """SASA's ResNet-50, attention in every stage behind its convolutional stem."""
+    torch.manual_seed(0)
+    backbone = LocalAttentionResNet(attention_impl=implementation)
+    return with_random_norms(Classifier(backbone)).to(device)
 
 
 def axial_backbone(device: str, span: int, implementation: str = "auto") -> nn.Module:

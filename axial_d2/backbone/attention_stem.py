@@ -97,7 +97,7 @@ class AttentionStem(CNNBlockBase):
             inside,
             self.implementation,
         ).flatten(2)  # [16, B·blocks, out_channels]
-        if inside is not None:
+        if inside is not None or not batch:
             image = self._image(attended, batch, rows, columns)[:, :, :height, :width]
             return F.max_pool2d(F.relu_(self.norm(image)), BLOCK, ceil_mode=True)
         # The blocks as one tall image, channels last in memory.

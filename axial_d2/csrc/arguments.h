@@ -1,5 +1,6 @@
-// What the operators hand to the kernels of attention along one axis. Shape letters as in the reference: A x B lines, N heads,
-// L positions, K key and V value channels a head, D = 2L - 1 offsets.
+// What the operators hand to the kernels of attention along one axis. Shape letters as in the
+// reference: A x B lines, N heads, L positions, K key and V value channels a head, D = 2L - 1
+// offsets.
 #pragma once
 
 #include <cstdint>

@@ -55,7 +55,7 @@ struct LocalForwardArguments {
   LocalLogitsArguments<T> logits;
   LocalStrided<const T> value;
   LocalStrided<T> content, position;
-  T* log_sum;  // [B, N, H, W]
+  T* log_sum;  // [B, N, H, W], or null
 };
 
 template <class T>

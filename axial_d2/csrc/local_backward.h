@@ -44,6 +44,9 @@ class LocalBackward {
   }
 
  private:
+  // Such queries weigh nothing, whatever is not finite around them.
+  auto in_padding(int64_t at) const { return load(log_sum_ + at) == -kOutside<T>; }
+
   void read(const Band& band) {
     logits_.fill(band);
     if (has_content()) {
@@ -77,10 +80,9 @@ class LocalBackward {
       for (int64_t offset = 0; offset < planes_.shape.offsets(); ++offset) {
         const Vector<T> logit = load(tile_ + offset * kTile<T> + u * kLanes<T>);
         const Vector<T> weight = exponential(logit - log_sum);
-        // Queries in the padding have none, whatever is not finite around them.
         store(
             weights_ + offset * planes_.query_plane + at,
-            log_sum == -kOutside<T> ? Vector<T>{} : weight);
+            in_padding(at) ? Vector<T>{} : weight);
       }
     }
   }
@@ -99,13 +101,15 @@ class LocalBackward {
           store(logit_gradients_ + at, sums[o][u]);
         }
     });
-    for (int64_t offset = 0; offset < planes_.shape.offsets(); ++offset)
-      for (int u = 0; u < kVectors; ++u) {
+    for (int u = 0; u < kVectors; ++u) {
+      const auto padding = in_padding(planes_.margin + i + u * kLanes<T>);
+      for (int64_t offset = 0; offset < planes_.shape.offsets(); ++offset) {
         const int64_t at = pair(offset, i, u);
-        store(
-            logit_gradients_ + at,
-            load(weights_ + at) * (load(logit_gradients_ + at) - mean[u]));
+        const Vector<T> gradient =
+            load(weights_ + at) * (load(logit_gradients_ + at) - mean[u]);
+        store(logit_gradients_ + at, padding ? Vector<T>{} : gradient);
       }
+    }
   }
 
   template <int Count>

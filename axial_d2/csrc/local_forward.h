@@ -29,6 +29,7 @@ class LocalForward {
       planes_.write_queries(arguments_.content, band, channels(), content_);
     if (arguments_.position.data)
       planes_.write_queries(arguments_.position, band, channels(), position_);
+    if (!arguments_.log_sum) return;
     const LocalShape& shape = planes_.shape;
     planes_.for_query_rows(band, [&](int64_t position, int64_t row) {
       std::copy_n(
@@ -51,6 +52,7 @@ class LocalForward {
       store(weights + at, weight);
       sum += weight;
     }
+    if (!arguments_.log_sum) return T(1) / sum;
     T* log_sums = log_sum_ + planes_.margin + i + vector * kLanes<T>;
     for (int lane = 0; lane < kLanes<T>; ++lane)
       log_sums[lane] = largest[lane] + std::log(sum[lane]);

@@ -134,7 +134,7 @@ class LocalFeatureGradients {
     const int64_t channels = logits_.channels();
     Vector<T> content[Count][kVectors]{}, position[Count][kVectors]{};
     const T* keys = logits_.key() + channel * planes_.key_plane + i;
-    const T* table = logits_.tables().query + channel;
+    const T* table = logits_.has_query_table() ? logits_.tables().query + channel : nullptr;
     for (int64_t offset = 0; offset < planes_.shape.offsets(); ++offset)
       for (int u = 0; u < kVectors; ++u) {
         const int64_t at = offset * planes_.query_plane + planes_.margin + i + u * kLanes<T>;

@@ -168,8 +168,8 @@ class Division {
 Division shared_rows(const LocalShape& shape) {
   const int64_t channels = 2 * (shape.key_channels + shape.value_channels);
   const int64_t cached = kCached / (shape.pitch() * std::max<int64_t>(1, channels));
-  const int64_t threads = at::get_num_threads();
-  const int64_t parts = (threads + shape.groups() - 1) / std::max<int64_t>(1, shape.groups());
+  const int64_t threads = at::get_num_threads(), groups = std::max<int64_t>(1, shape.groups());
+  const int64_t parts = (threads + groups - 1) / groups;
   const int64_t share = (shape.height + parts - 1) / parts;
   // Each band reads the rows around it again.
   const int64_t rows = std::max(std::min(cached, share), 2 * shape.row_reach + 1);
@@ -193,7 +193,7 @@ template <class T>
 std::tuple<Tensor, Tensor, Tensor> typed_forward(
     const Tensor& query, const Tensor& key, const Optional& value, const Optional& query_table,
     const Optional& key_table, const Optional& value_table, const Tensor& scale,
-    int64_t row_reach, int64_t column_reach, bool query_key) {
+    int64_t row_reach, int64_t column_reach, bool query_key, bool with_log_sum) {
   const LocalShape shape =
       shape_of(query, key, value_channels_of(value, value_table), row_reach, column_reach);
   if (value) check_features(*value, query, shape.value_channels);
@@ -208,15 +208,16 @@ std::tuple<Tensor, Tensor, Tensor> typed_forward(
                            {shape.images, shape.heads, shape.height, shape.width,
                             shape.value_channels},
                            query.options());
-  Tensor log_sum =
-      at::empty({shape.images, shape.heads, shape.height, shape.width}, query.options());
+  Tensor log_sum = at::empty(
+      {with_log_sum ? shape.images : 0, shape.heads, shape.height, shape.width},
+      query.options());
   const LocalForwardArguments<T> arguments{
       {shape, strided<const T>(query), strided<const T>(key), query_key, tables.view<T>(),
        scales.const_data_ptr<T>()},
       strided_or_absent<const T>(value),
       value ? strided<T>(content) : LocalStrided<T>{},
       value_table ? strided<T>(position) : LocalStrided<T>{},
-      log_sum.mutable_data_ptr<T>()};
+      with_log_sum ? log_sum.mutable_data_ptr<T>() : nullptr};
   const auto chosen = kernels<T>().local;
   const Division division = shared_rows(shape);
   division.run([&](int64_t, const Band* begin, const Band* end) {
@@ -325,10 +326,10 @@ std::vector<Tensor> typed_moments_backward(
 std::tuple<Tensor, Tensor, Tensor> local_forward(
     const Tensor& query, const Tensor& key, const Optional& value, const Optional& query_table,
     const Optional& key_table, const Optional& value_table, const Tensor& scale,
-    int64_t row_reach, int64_t column_reach, bool query_key) {
+    int64_t row_reach, int64_t column_reach, bool query_key, bool with_log_sum) {
   return AXIAL_D2_TYPED(
       forward, query, key, value, query_table, key_table, value_table, scale, row_reach,
-      column_reach, query_key);
+      column_reach, query_key, with_log_sum);
 }
 
 std::vector<Tensor> local_backward(
@@ -364,7 +365,7 @@ TORCH_LIBRARY_FRAGMENT(axial_d2_cpu, library) {
   library.def(
       "local_forward(Tensor query, Tensor key, Tensor? value, Tensor? query_table, Tensor? "
       "key_table, Tensor? value_table, Tensor scale, int row_reach, int column_reach, bool "
-      "query_key) -> (Tensor, Tensor, Tensor)");
+      "query_key, bool with_log_sum) -> (Tensor, Tensor, Tensor)");
   library.def(
       "local_backward(Tensor? grad_content, Tensor? grad_position, Tensor query, Tensor key, "
       "Tensor? value, Tensor? query_table, Tensor? key_table, Tensor? value_table, Tensor scale, "

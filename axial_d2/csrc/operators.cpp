@@ -1,5 +1,5 @@
-// The operators of attention along one axis: they prepare tables, divide lines among threads and call the
-// kernels of the best instruction set that the processor has.
+// The operators of attention along one axis: they prepare tables, divide lines among threads and
+// call the kernels of the best instruction set that the processor has.
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>

@@ -19,7 +19,7 @@ inline at::Tensor like(const at::Tensor& tensor) {
   int64_t stride = 1;
   for (auto dim = order.rbegin(); dim != order.rend(); ++dim) {
     strides[*dim] = stride;
-    stride *= tensor.size(*dim);
+    stride *= std::max<int64_t>(1, tensor.size(*dim));  // as PyTorch counts
   }
   return at::empty_strided(tensor.sizes(), strides, tensor.options());
 }

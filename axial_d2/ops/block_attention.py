@@ -6,9 +6,12 @@ head's queries and keys, and of its values; M matrices that are mixed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from axial_d2.ops.axial_attention import axial_attention, cpp
+from axial_d2.ops.precision import at_least_float32
 from torch import Tensor
 
 # PyTorch's fused attention fails on a GPU beyond this batch (pytorch/pytorch issue 142228).
@@ -123,9 +126,16 @@ def _kernels(
     q·k = x_i^T (W_Q^T W_K) x_j has C products where C < K, the usual case of an image. One more
     channel puts the logits of what lies outside out of reach.
     """
-    cpp.check(features)
+    fault = cpp.obstacle(features)
+    if fault is not None:
+        raise ValueError(
+            f'block attention\'s "kernels" cannot be used: {fault}. '
+            'Choose "auto", which uses them where it can, or "fused".'
+        )
     query_weight = torch.einsum("nkc,nkd->ndc", query_weight, key_weight)
-    query, key = _projected(features, query_weight), features
+    # Half precision would have no number for OUTSIDE.
+    pair: Any = map(at_least_float32, (_projected(features, query_weight), features))
+    query, key = pair
     if inside is not None:
         query = F.pad(query, (0, 1), value=1.0)
         outside = torch.where(inside, 0.0, OUTSIDE)

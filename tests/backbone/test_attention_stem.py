@@ -211,6 +211,14 @@ def test_empty_batch_and_autocast() -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in stem.parameters())
 
 
+@pytest.mark.parametrize("size", [(8, 8), (7, 9)])
+def test_half_precision_stays_finite(size: tuple[int, int]) -> None:
+    """What lies outside has a logit that float16 cannot hold."""
+    stem = make(norm="FrozenBN").half()
+    x = torch.randn(2, INPUT, *size).half()
+    torch.testing.assert_close(stem(x).float(), stem.float()(x.float()), rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"num_heads": 3}, "num_heads 3 does not divide"), ({"norm": "LN"}, "norm 'LN' is not supp")],

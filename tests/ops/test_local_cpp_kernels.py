@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from axial_d2.ops import cpp_library, local_attention, local_logit_moments
-from axial_d2.ops.local_attention import _chosen
+from axial_d2.ops.local_attention import MAX_CPP_SPAN, _chosen
 from naive_local_attention import random_inputs
 from torch import Tensor
 
@@ -130,6 +130,46 @@ def test_what_is_not_finite_stays_where_it_is_seen(fault: float) -> None:
 
 
 @needs_kernels
+def test_a_value_that_is_not_finite_does_not_cross_the_border() -> None:
+    query, key, value, *tables = (tensor.requires_grad_() for tensor in random_inputs(7, 9, 5))
+    bad = value.detach().clone()
+    bad[0, 0, 3, 8, 0] = float("nan")
+    content, _ = local_attention(query, key, bad, *tables, span=5, implementation="cpp")
+    (gradient,) = torch.autograd.grad(content[:, :, :, :6].sum(), [key])
+    assert gradient[0, 0, :, :4].isfinite().all()
+
+
+@needs_kernels
+@pytest.mark.parametrize(("images", "heads"), [(0, 2), (2, 0)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nothing_to_attend_to(images: int, heads: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    features = [torch.randn(images, heads, 5, 6, 4, requires_grad=True) for _ in range(3)]
+    table = torch.randn(3, 3, 4, requires_grad=True)
+    try:
+        torch.set_num_threads(threads)
+        content, _ = local_attention(*features, table, span=3, implementation="cpp")
+        moments = local_logit_moments(*features[:2], table, None, 3, "cpp")
+    finally:
+        torch.set_num_threads(before)
+    assert content is not None
+    assert content.shape == features[0].shape
+    assert moments.mean.shape == (3, heads)
+    content.sum().backward()
+    assert not table.grad.count_nonzero()
+
+
+@needs_kernels
+def test_gradients_have_the_strides_that_compiled_code_expects() -> None:
+    query, key, value = (torch.randn(1, 2, 5, 6, 4) for _ in range(3))
+    table, scale = torch.randn(4, 9).T, torch.rand(2, 3).T
+    options = (query, key, value, table, None, None, scale)
+    log_sum = torch.ops.axial_d2_cpu.local_forward(*options, 1, 1, True, True)[2]
+    given = (torch.randn_like(value), None, *options, log_sum, 1, 1, True)
+    torch.library.opcheck(torch.ops.axial_d2_cpu.local_backward.default, given)
+
+
+@needs_kernels
 def test_pixels_are_read_where_they_lie() -> None:
     """Views of a channels-last projection; results lie like the value."""
     image = torch.randn(2, 7, 6, 3 * (4 + 4 + 8))
@@ -166,12 +206,15 @@ def test_operators_describe_themselves_to_pytorch(name: str, absent: tuple[int, 
     else:
         given = [*given[:2], *given[3:5]]
     operator = getattr(torch.ops.axial_d2_cpu, name).default
-    torch.library.opcheck(operator, (*given, 1, 1, True))
+    options = (1, 1, True, True) if name == "local_forward" else (1, 1, True)
+    torch.library.opcheck(operator, (*given, *options))
 
 
 @needs_kernels
 def test_auto_is_cpp_on_a_cpu() -> None:
-    assert _chosen("auto", [torch.zeros(1, 1, 3, 3, 4)] * 3) == "cpp"
+    tensors = [torch.zeros(1, 1, 3, 3, 4)] * 3
+    assert _chosen("auto", tensors) == _chosen("auto", tensors, MAX_CPP_SPAN) == "cpp"
+    assert _chosen("auto", tensors, MAX_CPP_SPAN + 2) == "blocked"
 
 
 def test_auto_is_blocked_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

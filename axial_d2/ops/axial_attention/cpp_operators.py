@@ -52,6 +52,10 @@ def moments(
     return mean.to(query.dtype), (squares - mean.square()).clamp(min=0).to(query.dtype)
 
 
+def _contiguous(tensor: Tensor) -> Tensor:  # pragma: no cover
+    return tensor.new_empty(tensor.shape)
+
+
 @torch.library.register_fake("axial_d2_cpu::forward")
 def _(
     query,
@@ -73,7 +77,7 @@ def _(
 @torch.library.register_fake("axial_d2_cpu::backward")
 def _(grad_content, grad_position, query, key, value, *others):  # pragma: no cover
     *tables_and_scale, _, _ = others
-    return [like(query), like(key), like(value), *map(torch.empty_like, tables_and_scale)]
+    return [like(query), like(key), like(value), *map(_contiguous, tables_and_scale)]
 
 
 @torch.library.register_fake("axial_d2_cpu::moments")
@@ -83,7 +87,7 @@ def _(query, key, query_window, key_window, span):  # pragma: no cover
 
 @torch.library.register_fake("axial_d2_cpu::moments_backward")
 def _(offset, slope, query, key, query_window, key_window, span):  # pragma: no cover
-    return [like(query), like(key), *map(torch.empty_like, (query_window, key_window))]
+    return [like(query), like(key), *map(_contiguous, (query_window, key_window))]
 
 
 def _save_attention(ctx, inputs, output) -> None:

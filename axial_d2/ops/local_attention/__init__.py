@@ -15,6 +15,8 @@ from torch import Tensor
 
 IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "cpp": cpp, "triton": triton}
 IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)
+# Beyond, the C++ backward's memory grows with the span's cube, and matrix products catch up in time.
+MAX_CPP_SPAN = 21
 
 __all__ = [
     "IMPLEMENTATION_CHOICES",
@@ -43,14 +45,18 @@ def check_implementation(name: str) -> None:
         )
 
 
-def _chosen(name: str, tensors: Sequence[Any]) -> str:
+def _chosen(name: str, tensors: Sequence[Any], span: int = 7) -> str:
     """What "auto" means for these tensors: a matter of device, dtype and sizes alone."""
     check_implementation(name)
     if name != "auto":
         return name
     if chooses(*tensors):
         return "triton"
-    return "blocked" if obstacle(tensors[0]) else "cpp"
+    return "cpp" if _takes_cpp(tensors[0], span) else "blocked"
+
+
+def _takes_cpp(query: Tensor, span: int) -> bool:
+    return span <= MAX_CPP_SPAN and obstacle(query) is None
 
 
 def _check_table(name: str, table: Tensor | None, span: int, channels: int | None) -> None:
@@ -123,7 +129,7 @@ def local_attention(
         implementation: "reference" (the definition), "blocked" (the same, a few tiles of the
             image at a time), "cpp" (C++ kernels for CPUs, where the installation built them),
             "triton" (fused CUDA kernels) or "auto": the kernels where device, dtype and channels
-            allow them, else "blocked".
+            allow them (C++ up to a span of 21), else "blocked".
         query_key: whether q·k exists; default true.
 
     Returns:
@@ -140,7 +146,7 @@ def local_attention(
     _check_values(query, value, value_table, span)
     dtype = query.dtype if value is None else value.dtype
     tensors = [query, key, value, query_table, key_table, value_table, logit_scale]
-    name = _chosen(implementation, tensors)
+    name = _chosen(implementation, tensors, span)
     if name != "triton":  # which loads half precision as it is, and computes in float32
         tensors = [at_least_float32(tensor) for tensor in tensors]
     with without_autocast(query):
@@ -168,6 +174,6 @@ def local_logit_moments(
     tensors = (query, key, query_table, key_table)
     name = implementation
     if name == "auto":
-        name = "blocked" if obstacle(query) else "cpp"  # "triton" has the same as "blocked"
+        name = "cpp" if _takes_cpp(query, span) else "blocked"  # "triton" has the same
     with without_autocast(query):
         return IMPLEMENTATIONS[name].logit_moments(*map(at_least_float32, tensors), span, query_key)

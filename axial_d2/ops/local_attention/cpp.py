@@ -38,11 +38,13 @@ def local_attention(
     check(query)
     grid = _grid(query, span)
     scale = query.new_ones(3, query.shape[1]) if logit_scale is None else logit_scale
-    content, position, _ = cpp_operators.attention(
+    content, position = cpp_operators.attention(
         query,
         key,
         value,
-        *(_table(grid, table) for table in (query_table, key_table, value_table)),
+        _table(grid, query_table),
+        _table(grid, key_table),
+        _table(grid, value_table),
         scale,
         grid.row_reach,
         grid.column_reach,

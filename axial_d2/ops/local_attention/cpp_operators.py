@@ -14,30 +14,68 @@ from torch import Tensor
 
 cpp_library.load()
 _kernels = torch.ops.axial_d2_cpu
-#: (query, key, value, query_table, key_table, value_table, scale, row_reach, column_reach,
-#: query_key) → content, position and the logarithms of the denominators, nothing for an absent one.
-attention = _kernels.local_forward
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor | None,
+    query_table: Tensor | None,
+    key_table: Tensor | None,
+    value_table: Tensor | None,
+    scale: Tensor,
+    row_reach: int,
+    column_reach: int,
+    query_key: bool,
+) -> tuple[Tensor, Tensor]:
+    """Content and position, nothing for an absent one.
+
+    Args:
+        query, key, value: [B, N, H, W, C].
+        query_table, key_table, value_table: [D, C].
+        scale: [3, N].
+        row_reach, column_reach: of the window to either side, less than H and W.
+    """
+    tensors = (query, key, value, query_table, key_table, value_table, scale)
+    learns = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in tensors
+    )
+    content, position, _ = _kernels.local_forward(
+        *tensors, row_reach, column_reach, query_key, learns
+    )
+    return content, position
+
+
 #: (query, key, query_table, key_table, row_reach, column_reach, query_key) → sums of the terms and
 #: of their squares, [2, 3, N], float64.
 moments = _kernels.local_moments
 
 
 def _like_each(query: Tensor, tensors) -> list[Tensor]:  # pragma: no cover
-    return [
-        query.new_empty(0) if tensor is None else torch.empty_like(tensor) for tensor in tensors
-    ]
+    return [query.new_empty(0 if tensor is None else tensor.shape) for tensor in tensors]
 
 
 @torch.library.register_fake("axial_d2_cpu::local_forward")
 def _(
-    query, key, value, query_table, key_table, value_table, scale, *reach_and_terms
+    query,
+    key,
+    value,
+    query_table,
+    key_table,
+    value_table,
+    scale,
+    row_reach,
+    column_reach,
+    query_key,
+    with_log_sum,
 ):  # pragma: no cover
     content = query.new_empty(0) if value is None else like(value)
     position = query.new_empty(0)
     if value_table is not None:
         shape = (*query.shape[:4], value_table.shape[1])
         position = query.new_empty(shape) if value is None else like(value)
-    return content, position, query.new_empty(query.shape[:4])
+    rows = query.shape[:4] if with_log_sum else (0, *query.shape[1:4])
+    return content, position, query.new_empty(rows)
 
 
 @torch.library.register_fake("axial_d2_cpu::local_backward")
@@ -58,7 +96,7 @@ def _(offset, slope, query, key, query_table, key_table, *others):  # pragma: no
 
 
 def _save_attention(ctx, inputs, output) -> None:
-    *tensors, row_reach, column_reach, query_key = inputs
+    *tensors, row_reach, column_reach, query_key, _ = inputs
     ctx.options = row_reach, column_reach, query_key
     ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(*tensors, output[2])
@@ -74,7 +112,7 @@ def _attention_gradients(ctx, grad_content, grad_position, _):
         log_sum,
         *ctx.options,
     )
-    return *absent_as_none(found, tensors), None, None, None
+    return *absent_as_none(found, tensors), None, None, None, None
 
 
 def _save_moments(ctx, inputs, output) -> None:
