@@ -15,7 +15,7 @@ from torch import Tensor
 
 IMPLEMENTATIONS = {"reference": reference, "blocked": blocked, "cpp": cpp, "triton": triton}
 IMPLEMENTATION_CHOICES = ("auto", *IMPLEMENTATIONS)
-# Beyond, the C++ backward's memory grows with the span's cube, and matrix products catch up in time.
+# Beyond, the C++ backward's memory grows with the span's cube, and matrix products catch up.
 MAX_CPP_SPAN = 21
 
 __all__ = [
