@@ -148,12 +148,14 @@ machine: read them as orders of magnitude.
 
 
 def draw_figure(comparisons: list[Comparison], file: Path) -> None:
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for index, c in enumerate(comparisons):
-        x, y = c.multiply_adds / 1e9, c.results["PQ"]
-        axes.scatter(x, y, s=40 * c.parameters / 1e6, alpha=0.6)
-        offset = (6, 5 if index % 2 else -13)  # neighbours in PQ often are neighbours in cost
-        axes.annotate(c.kind, (x, y), xytext=offset, textcoords="offset points")
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for c in comparisons:
+        size = 80 * c.parameters / 1e6
+        axes.scatter(c.multiply_adds / 1e9, c.results["PQ"], s=size, alpha=0.6, label=c.kind)
+    # Names beside the points would cover each other: many are as good at the same cost.
+    legend = figure.legend(loc="outside right upper", title="best first")
+    for handle in legend.legend_handles:
+        handle.set_sizes([60])
     axes.set_xlabel("multiply-adds of one image (billions)")
     axes.set_ylabel("PQ on unseen images")
     axes.set_title(
