@@ -99,7 +99,7 @@ def naive_stem(stem: AttentionStem, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("implementation", ["auto", "reference", "fused"])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("size", [(4, 4), (8, 12), (1, 1), (2, 7), (5, 6)])
+@pytest.mark.parametrize("size", [(4, 4), (4, 8), (1, 1), (2, 7), (5, 6)])
 def test_equals_the_loop_over_pixels(
     size: tuple[int, int], training: bool, implementation: str
 ) -> None:

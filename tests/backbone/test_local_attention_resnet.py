@@ -244,7 +244,7 @@ class TestDoors:
 
     def test_input_shape_gives_the_channels(self) -> None:
         backbone = build_backbone(tiny_local_config(STEM="attention"), ShapeSpec(channels=6))
-        assert backbone.stem.query.in_channels == 6
+        assert backbone.stem.in_channels == 6
 
     def test_lazy_call(self) -> None:
         lazy = LazyCall(LocalAttentionResNet)(**{**TINY_LOCAL, "out_features": list(FEATURES)})
