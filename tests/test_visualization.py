@@ -167,6 +167,7 @@ def test_other_models_are_drawn_too(black: np.ndarray, metadata: Metadata) -> No
     assert drawn.shape == (2 * HEIGHT, 2 * WIDTH, 3)
     assert drawn.any()
     assert not draw_prediction(black, confident({"instances": box}, 0.7), metadata).any()
+    assert len(confident({"instances": box})["instances"]) == (box.scores >= 0.5).sum()
     semantic = torch.nn.functional.one_hot(torch.full((HEIGHT, WIDTH), GRASS)).permute(2, 0, 1)
     assert draw_prediction(black, {"sem_seg": semantic.float()}, metadata).any()
 
@@ -179,6 +180,7 @@ def test_confident_leaves_out_things_below_the_score() -> None:
     assert [segment["id"] for segment in kept] == [1, 2, 4]
     assert len(given["panoptic_seg"][1]) == 4
     assert len(confident(given, 0.0)["panoptic_seg"][1]) == 4
+    assert len(confident(given)["panoptic_seg"][1]) == 4
 
 
 def test_labels_stand_inside_their_segments() -> None:

@@ -18,7 +18,7 @@ from axial_d2.data.synthetic import (
 from axial_d2.data.synthetic.image_folder import SUBJECTS
 
 # Pictures in each split, unless given.
-PANOPTIC_SIZE = {"train": 800, "val": 80}
+PANOPTIC_SIZE = {"train": 800, "val": 120}
 IMAGE_FOLDER_SIZE = {"train": 4000, "val": 500}
 
 

@@ -8,9 +8,10 @@ torchrun --nproc-per-node N tools/train_net.py --config-file configs/… [KEY VA
 from __future__ import annotations
 
 import argparse
+import logging
 
 from axial_d2.engine import StrictCheckpointer, Trainer, run_under_torchrun, under_torchrun
-from axial_d2.engine.checks import check_config
+from axial_d2.engine.checks import check_config, check_data_files
 from axial_d2.engine.setup import setup
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
@@ -21,6 +22,11 @@ def main(args: argparse.Namespace) -> dict:
     cfg = setup(args)
     if args.eval_only:
         check_config(cfg)
+        check_data_files(cfg.DATASETS.TEST)
+        if not (cfg.MODEL.WEIGHTS or args.resume):
+            logging.getLogger("axial_d2").warning(
+                "--eval-only without MODEL.WEIGHTS or --resume evaluates random weights"
+            )
         model = Trainer.build_model(cfg)
         StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume

@@ -34,8 +34,8 @@ whose cost depends on the boxes that they find. What we do train, on the demo's 
 [demo_detection.md](demo_detection.md) and in
 [dual_and_scale_attention.md](dual_and_scale_attention.md).
 
-From Python, `axial_d2.model_zoo.get("coco/axial_deeplab_s")` builds a model by its name here, and
-`pretrained=True` loads its converted weights.
+From Python, `model_zoo.get("coco/axial_deeplab_s")` (`from axial_d2 import model_zoo`) builds a
+model by its name here, and `pretrained=True` loads its converted weights.
 """
 
 WEIGHTS = """## Where weights come from

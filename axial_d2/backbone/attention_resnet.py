@@ -20,6 +20,7 @@ from axial_d2.layers import ALL_TERMS, POSITION_CHOICES, AttentionTerms
 from axial_d2.layers.norm import check_norm
 from axial_d2.layers.norm_constants import check_norm_constants, set_norm_constants
 from axial_d2.ops.axial_attention import IMPLEMENTATION_CHOICES, check_span
+from axial_d2.ops.local_attention import check_window
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone.resnet import ResNet
@@ -116,11 +117,13 @@ class AttentionResNet(ResNet):
             NUM_HEADS=num_heads,
             MAX_SPAN=max_span,
         )
-        check_span(span, f"{self.config_node}.SPAN")
         if stage_spans:
             self._check_per_stage("STAGE_SPANS", stage_spans)
-        for each in stage_spans:
-            check_span(each, f"{self.config_node}.STAGE_SPANS")
+        along_axes = "axial" in (*stage_types, stem)
+        for key, each in (("SPAN", span), *(("STAGE_SPANS", each) for each in stage_spans)):
+            # A window has no 0 for the whole axis; which stage needs one is said further below.
+            check = check_span if along_axes or each == 0 else check_window
+            check(each, f"{self.config_node}.{key}")
         spans = list(stage_spans) or [span] * len(STAGE_NAMES)
         check_norm(norm, f"{self.config_node}.NORM")
         check_norm_constants(norm_eps, norm_momentum, self.config_node)

@@ -233,7 +233,7 @@ def _require_fit(
         raise WeightsError(
             f"{file} ({ROLE}) does not fit this model:\n  "
             f"{listed}{more}\nUse the config that the weights were trained with (width, depth, "
-            "stem, tables), or other weights."
+            "heads, stem, tables), or other weights."
         )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import os
+from collections.abc import Callable, Iterable
 
 import torch
 from axial_d2.data.classification_mapper import ClassificationMapper
@@ -11,6 +13,7 @@ from axial_d2.meta_arch.test_time_augmentation import check_test_time_augmentati
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
 _SEMANTIC = (
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES",
@@ -74,9 +77,32 @@ def check_config(cfg: CfgNode) -> None:
     _check_ignore_label(cfg)
     _check_crop(cfg)
     _check_ema(cfg)
+    _warn_of_warm_up(cfg)
     if cfg.TEST.AUG.ENABLED:
         check_test_time_augmentation(cfg)
     _check_device(cfg)
+
+
+def check_data_files(names: Iterable[str]) -> None:
+    """Raises FileNotFoundError where the files of registered data sets are not there.
+
+    Detectron2 registers COCO, Cityscapes and so on whether they are there or not, and notices when
+    the model is built.
+    """
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        keys = ["image_root", "image_dir", "panoptic_json"]
+        if not metadata.get("panoptic_json"):  # else instances may be derived
+            keys.append("json_file")
+        paths = [path for key in keys if isinstance(path := metadata.get(key), str)]
+        absent = [path for path in paths if not PathManager.exists(path)]
+        if absent:
+            folder = os.environ.get("DETECTRON2_DATASETS", "datasets")
+            raise FileNotFoundError(
+                f"The data set {name} lacks {', '.join(absent)}. Detectron2's own data sets lie in "
+                "the folder that the environment variable DETECTRON2_DATASETS names, now "
+                f"{folder!r}; datasets/README.md of Detectron2 has their layout and preparation."
+            )
 
 
 def _check_datasets(cfg: CfgNode) -> None:
@@ -177,6 +203,16 @@ def _check_ema(cfg: CfgNode) -> None:
         raise ValueError(
             "TEST.PRECISE_BN.ENABLED computes statistics for the weights in training, but with "
             "SOLVER.EMA.ENABLED the averaged ones are tested and saved; set one of them False."
+        )
+
+
+def _warn_of_warm_up(cfg: CfgNode) -> None:
+    solver = cfg.SOLVER
+    if solver.WARMUP_ITERS >= solver.MAX_ITER > 0:
+        logging.getLogger(__name__).warning(
+            f"SOLVER.WARMUP_ITERS {solver.WARMUP_ITERS} is not less than SOLVER.MAX_ITER "
+            f"{solver.MAX_ITER}: the learning rate never reaches SOLVER.BASE_LR. Lower "
+            "WARMUP_ITERS with MAX_ITER."
         )
 
 

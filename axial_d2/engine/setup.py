@@ -20,6 +20,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+DEMO = "axial_d2_demo"  # how the names of the demo's data sets begin
 # KEY VALUE pairs after which a config wants no files of data sets.
 WITHOUT_FILES = ("DATASETS.PANOPTIC", "[]", "DATASETS.IMAGE_FOLDERS", "[]")
 
@@ -76,7 +77,15 @@ def register_datasets(cfg: CfgNode) -> None:
                 f"DATASETS.PANOPTIC has the entry {entry}; each must be [name, image folder, "
                 "panoptic PNG folder, panoptic JSON]."
             )
-        register_panoptic_dataset(*entry)
+        try:
+            register_panoptic_dataset(*entry)
+        except FileNotFoundError as error:
+            if not str(entry[0]).startswith(DEMO):
+                raise
+            raise FileNotFoundError(
+                f"{error} The demo's data set is drawn by: tools/make_demo_dataset.py --output "
+                "output/demo/dataset"
+            ) from error
     for entry in cfg.DATASETS.IMAGE_FOLDERS:
         if len(entry) != 2:
             raise ValueError(

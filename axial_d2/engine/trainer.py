@@ -13,7 +13,7 @@ from axial_d2.data.classification_mapper import ClassificationMapper
 from axial_d2.data.mapper import NamingMapper, PanopticMapper
 from axial_d2.data.semantic_mapper import SemanticMapper
 from axial_d2.engine.checkpoint import StrictCheckpointer
-from axial_d2.engine.checks import check_config
+from axial_d2.engine.checks import check_config, check_data_files
 from axial_d2.engine.ema import build_ema, check_resumed
 from axial_d2.evaluation import build_evaluators
 from axial_d2.meta_arch.test_time_augmentation import with_test_time_augmentation
@@ -77,6 +77,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         check_config(cfg)
+        check_data_files((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         data_loader = self.build_train_loader(cfg)

@@ -122,6 +122,11 @@ class AxialDeepLab(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError(
+                "DATASETS.TRAIN is empty; AxialDeepLab learns from the first data set that it "
+                "names which classes are things."
+            )
         backbone = build_backbone(cfg)
         metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
         node = cfg.MODEL.PANOPTIC_DEEPLAB

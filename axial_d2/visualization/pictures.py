@@ -84,6 +84,10 @@ class PanopticVisualizer(Visualizer):
         return self.output
 
 
+# A detector gives many boxes that it hardly believes in.
+BOX_SCORE = 0.5
+
+
 def shade(color: Color, amount: float) -> Color:
     """A colour in 0 … 1, moved by ``amount`` in -1 … 1 towards black (< 0) or white."""
     target = 1.0 if amount > 0 else 0.0
@@ -95,12 +99,15 @@ def legible_scale(height: int, width: int) -> int:
     return max(1, round(LEGIBLE_SIDE / max(height, width)))
 
 
-def confident(prediction: dict[str, Any], min_score: float) -> dict[str, Any]:
+def confident(prediction: dict[str, Any], min_score: float | None = None) -> dict[str, Any]:
     """A prediction without the things whose "score" is below ``min_score``; the old one stays.
 
-    A panoptic segment without a score is kept, and so is all stuff.
+    A panoptic segment without a score is kept, and so is all stuff. By default nothing of a
+    panoptic map is left out, and of a detector's boxes those below :data:`BOX_SCORE`.
     """
     result = dict(prediction)
+    if min_score is None:
+        min_score = 0.0 if "panoptic_seg" in prediction else BOX_SCORE
     ids, segments = result.get("panoptic_seg", (None, None))
     if segments is not None:
         kept = [s for s in segments if not s["isthing"] or s.get("score", 1.0) >= min_score]

@@ -197,7 +197,7 @@ def test_what_p6_is_made_from(builder: object) -> None:
         ({"NUM_HEADS": 3}, r"FPN\.ATTENTION\.NUM_HEADS is 3.*16 channels of MODEL\.FPN\.OUT_CH"),
         ({"NUM_HEADS": 16}, r"NUM_HEADS is 16.*half row"),
         ({"NUM_HEADS": 0}, r"NUM_HEADS is 0; it must be at least 1"),
-        ({"SPAN": 4}, r"MODEL\.FPN\.ATTENTION\.SPAN 4 is not allowed.*odd"),
+        ({"SPAN": 4}, r"MODEL\.FPN\.ATTENTION\.SPAN 4 is even.*odd"),
         ({"IMPL": "cuda"}, r"MODEL\.FPN\.ATTENTION\.IMPL is 'cuda'.*'blocked'"),
         ({"PARTS": ["lateral"]}, r"PARTS is \['lateral'\]; .*'output', 'top'"),
     ],

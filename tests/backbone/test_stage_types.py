@@ -288,3 +288,9 @@ def test_global_and_convolutional_stages_ignore_spans_and_position_terms() -> No
     plain = tiny_local(stage_types=types)
     other = tiny_local(stage_types=types, span=0, terms=terms)
     assert str(other) == str(plain)
+
+
+def test_an_even_window_is_not_told_that_0_is_the_whole_axis() -> None:
+    with pytest.raises(ValueError, match="is even") as windows:
+        build_backbone(CONFIGS["local"](SPAN=6))
+    assert "whole axis" not in str(windows.value)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from axial_d2.data import DatasetError
 from axial_d2.engine import Trainer
-from axial_d2.engine.checks import check_config
+from axial_d2.engine.checks import check_config, check_data_files
 from axial_d2.engine.setup import load_config
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -29,6 +29,41 @@ def test_the_trainer_checks_before_it_builds(
     monkeypatch.setattr(Trainer, "build_model", lambda *_: pytest.fail("built a model first"))
     with pytest.raises(ValueError, match="NUM_CLASSES"):
         Trainer(tiny_cfg("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("coco_2017_train_panoptic", "panoptic_train2017.json"),
+        ("coco_2017_val", "instances_val2017.json"),
+        ("cityscapes_fine_panoptic_train", "leftImg8bit/train"),
+    ],
+)
+def test_files_of_detectron2s_data_sets_are_missed_before_the_model_is_built(
+    tiny_cfg: MakeCfg, monkeypatch: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"{name} lacks .*{path}.*DETECTRON2_DATASETS"):
+        check_data_files([name])
+    monkeypatch.setattr(Trainer, "build_model", lambda *_: pytest.fail("built a model first"))
+    with pytest.raises(FileNotFoundError, match="DETECTRON2_DATASETS"):
+        Trainer(tiny_cfg("DATASETS.TEST", (name,), "MODEL.META_ARCHITECTURE", "FCOS"))
+
+
+def test_a_training_within_its_warm_up_is_pointed_out(
+    tiny_cfg: MakeCfg, caplog: pytest.LogCaptureFixture
+) -> None:
+    check_config(tiny_cfg("SOLVER.WARMUP_ITERS", 4, "SOLVER.MAX_ITER", 5))
+    assert "WARMUP_ITERS" not in caplog.text
+    check_config(tiny_cfg("SOLVER.WARMUP_ITERS", 5, "SOLVER.MAX_ITER", 5))
+    assert "the learning rate never reaches SOLVER.BASE_LR" in caplog.text
+
+
+def test_the_demo_that_is_not_there_comes_with_its_command() -> None:
+    with pytest.raises(FileNotFoundError, match=r"make_demo_dataset\.py --output output/demo"):
+        load_config(
+            "configs/demo/axial_deeplab_demo.yaml",
+            ["DATASETS.PANOPTIC", "[['axial_d2_demo_train', 'no', 'no', 'no.json']]"],
+        )
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_config_keys() -> None:
     ("keys", "message"),
     [
         ({"NUM_HEADS": 3}, r"MODEL\.RETINANET\.ATTENTION\.NUM_HEADS is 3.*16 channels"),
-        ({"SPAN": 0}, r"MODEL\.RETINANET\.ATTENTION\.SPAN 0 is not allowed"),
+        ({"SPAN": 0}, r"MODEL\.RETINANET\.ATTENTION\.SPAN 0 is even"),
         ({"IMPL": "fast"}, r"MODEL\.RETINANET\.ATTENTION\.IMPL is 'fast'"),
     ],
 )

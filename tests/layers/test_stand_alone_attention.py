@@ -156,9 +156,9 @@ def test_bf16_autocast_on_the_cpu() -> None:
     [
         ({"num_heads": 3}, "num_heads 3 does not divide"),
         ({"num_heads": 0}, "num_heads 0"),
-        ({"span": 4}, "span 4 is not allowed for 2-D local attention; it must be odd"),
+        ({"span": 4}, "span 4 is even; for 2-D local attention it must be odd"),
         ({"span": 0}, 'Global 2-D attention is the stage type "global"'),
-        ({"span": -3}, "span -3 is not allowed"),
+        ({"span": -3}, "span -3 is negative"),
         ({"positions": "learned"}, "positions 'learned' is unknown; choose from ('relative', 'abs"),
         ({"implementation": "cuda"}, "'cuda' is unknown; choose one of ('auto', 'reference'"),
         ({"num_heads": 8}, "a head of 1 channels cannot be half row and half column"),

@@ -168,7 +168,7 @@ class TestPositionSensitive:
         ("options", "message"),
         [
             ({"num_heads": 3}, "num_heads 3 does not divide key_channels 4 and value_channels 8"),
-            ({"span": 4}, "span 4 is not allowed for 2-D local attention; it must be odd"),
+            ({"span": 4}, "span 4 is even; for 2-D local attention it must be odd"),
             ({"span": 0}, 'Global 2-D attention is the stage type "global"'),
             ({"norm": "GN"}, "norm 'GN' is not supported; choose one of ('BN', 'SyncBN'"),
             ({"num_heads": 4}, "a head of 1 channels cannot be half row and half column"),

@@ -30,8 +30,9 @@ __all__ = [
 def check_window(span: int, name: str = "span") -> None:
     """Raises ValueError unless ``span`` is odd and positive."""
     if span < 1 or span % 2 == 0:
+        fault = "negative" if span < 0 else "even"
         raise ValueError(
-            f"{name} {span} is not allowed for 2-D local attention; it must be odd and at least 1 "
+            f"{name} {span} is {fault}; for 2-D local attention it must be odd and at least 1 "
             '(a window centred on the query). Global 2-D attention is the stage type "global".'
         )
 
