@@ -33,10 +33,10 @@ demo: env ## build the demo data set, train on it, evaluate, draw (10 minutes on
 test: env ## the test suite
 	$(ONE_THREAD) $(PY) -m pytest $(ARGS)
 
-test-slow: env ## the tests that train for minutes
+test-slow: env ## the tests that take minutes
 	$(ONE_THREAD) $(PY) -m pytest -m slow $(ARGS)
 
-bench: env ## time and memory on the CPU beside our peers, into benchmarks/README.md (10 minutes)
+bench: env ## time and memory on the CPU beside our peers, into benchmarks/README.md (13 minutes)
 	$(PY) benchmarks/run.py $(ARGS)
 
 bench-gpu: env ## the same on a GPU

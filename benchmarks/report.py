@@ -14,7 +14,7 @@ UNMEASURED = "unmeasured"
 INTRODUCTION = """\
 # Benchmarks
 
-`make bench` (CPU, under 10 minutes) and `make bench-gpu` measure what this page shows and write it,
+`make bench` (CPU, 13 minutes) and `make bench-gpu` measure what this page shows and write it,
 with the machine and the versions. A case first checks our result against the reference; a wrong one
 is not timed. Ours and its peers then take turns in one process; of several peers the one with the
 lowest median counts. A ratio is ours over the peer's, medians of time; its range is that of single

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from axial_d2.analysis import ModelCost, analyze, networks
-from axial_d2.engine.setup import WITHOUT_FILES, load_config
+from axial_d2.engine.setup import WITHOUT_FILES, load_config, read_config
 from axial_d2.engine.skeleton import build_without_data
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -73,7 +74,21 @@ def assert_complete(cost: ModelCost) -> None:
     assert cost.uncalled_modules == ()
 
 
-@pytest.mark.parametrize("name", NAMES)
+def one_of_each_kind(names: list[str]) -> list[Any]:
+    """All as parameters; what differs from an earlier one in sizes alone is slow."""
+    seen, parameters = set(), []
+    for name in names:
+        model = read_config(str(CONFIGS / name)).MODEL
+        stems = [node.STEM for node in (model.AXIAL_RESNET, model.LOCAL_ATTENTION_RESNET)]
+        types = [str(model.AXIAL_RESNET.STAGE_TYPES), str(model.LOCAL_ATTENTION_RESNET.STAGE_TYPES)]
+        heads = (model.SEM_SEG_HEAD.NAME, model.MASK_ON, model.SCALE_ATTENTION.MERGING)
+        kind = (model.META_ARCHITECTURE, model.BACKBONE.NAME, *stems, *types, *heads)
+        parameters.append(pytest.param(name, marks=pytest.mark.slow if kind in seen else ()))
+        seen.add(kind)
+    return parameters
+
+
+@pytest.mark.parametrize("name", one_of_each_kind(NAMES))
 def test_every_config_is_counted_to_the_last_operator(name: str) -> None:
     cfg = load(f"configs/{name}")
     cost = analyze(cfg, (65, 129))
