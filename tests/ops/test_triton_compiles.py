@@ -24,7 +24,10 @@ KERNELS = {
 
 LOCAL_KERNELS = {"attend", "query_gradient", "key_and_value_gradient", "table_gradient_parts"}
 
-pytestmark = pytest.mark.skipif(not FOUND, reason="the package triton is not installed")
+pytestmark = [
+    pytest.mark.skipif(not FOUND, reason="the package triton is not installed"),
+    pytest.mark.slow,  # a minute; test_triton_kernels.py checks what the kernels compute
+]
 
 
 @pytest.mark.parametrize(
