@@ -10,16 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from axial_d2.ops import block_attention as module
-from axial_d2.ops import cpp_library
 from axial_d2.ops.block_attention import IMPLEMENTATIONS, block_attention
+from cpu_implementations import BUILT, needs_kernels
 from torch import Tensor
 
 POSITIONS, BLOCKS, HEADS, KEY_CHANNELS, VALUE_CHANNELS, MATRICES = 5, 7, 2, 4, 6, 3
 close = functools.partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 
-needs_kernels = pytest.mark.skipif(
-    cpp_library.obstacle() is not None, reason="the C++ kernels are not built"
-)
 EACH = [
     pytest.param(name, marks=needs_kernels if name == "kernels" else ()) for name in IMPLEMENTATIONS
 ]
@@ -142,7 +139,7 @@ def test_auto_is_the_kernels_where_there_are_any(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module.cpp, "obstacle", lambda features: "none were built")
     block_attention(*arguments())
     assert asked[-1] == "fused"
-    assert asked[0] == ("kernels" if cpp_library.obstacle() is None else "fused")
+    assert asked[0] == ("kernels" if BUILT else "fused")
 
 
 def test_unknown_implementation_is_refused() -> None:

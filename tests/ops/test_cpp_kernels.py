@@ -9,12 +9,10 @@ import pytest
 import torch
 from axial_d2.ops import axial_attention, cpp_library, logit_moments
 from axial_d2.ops.axial_attention import _chosen
-from cpu_implementations import ON_CPU
+from cpu_implementations import BUILT, ON_CPU, needs_kernels
 from naive_attention import random_inputs
 from torch import Tensor
 
-BUILT = cpp_library.obstacle() is None
-needs_kernels = pytest.mark.skipif(not BUILT, reason="the installation built no C++ kernels")
 INSTRUCTION_SETS = torch.ops.axial_d2_cpu.instruction_sets() if BUILT else []
 
 

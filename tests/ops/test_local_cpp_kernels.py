@@ -8,11 +8,10 @@ import pytest
 import torch
 from axial_d2.ops import cpp_library, local_attention, local_logit_moments
 from axial_d2.ops.local_attention import MAX_CPP_SPAN, _chosen
+from cpu_implementations import BUILT, needs_kernels
 from naive_local_attention import random_inputs
 from torch import Tensor
 
-BUILT = cpp_library.obstacle() is None
-needs_kernels = pytest.mark.skipif(not BUILT, reason="the installation built no C++ kernels")
 INSTRUCTION_SETS = torch.ops.axial_d2_cpu.instruction_sets() if BUILT else []
 PIXELS = (torch.float64, 12, 11, (4, 8), 5)
 
