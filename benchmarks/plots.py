@@ -32,12 +32,17 @@ def draw_sweep(result: Mapping, folder: Path, device: str) -> Path:
 
 def _draw_panel(axes: Axes, result: Mapping, value: Callable[[Mapping], float | None]) -> None:
     ticks = sorted({point["x"] for point in result["points"]})
+    heights: list[float] = []
     for series in dict.fromkeys(point["series"] for point in result["points"]):
         points = [point for point in result["points"] if point["series"] == series]
         drawn = [(point["x"], value(point)) for point in points if value(point) is not None]
         axes.plot(*zip(*drawn, strict=True) if drawn else ((), ()), marker="o", label=series)
+        heights += [height for _, height in drawn if height is not None]
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    if heights and max(heights) < 10 * min(heights):
+        axes.set_ylim(0, 1.1 * max(heights))  # a log axis would have no number, and show noise
+    else:
+        axes.set_yscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
